@@ -1,0 +1,373 @@
+"""Frozen configuration models: tiers, prices, pools, roles and guardrails.
+
+Only shapes and checks that need no other part of the file live here; checks
+across parts (a role's tier exists, a price is known) are in `config.checks`.
+Keys are those of agents.yaml.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    model_validator,
+)
+
+__all__ = [
+    "AgentType",
+    "Blueprint",
+    "ConfigModel",
+    "Duration",
+    "Fallback",
+    "Guardrails",
+    "LongContextPrice",
+    "Money",
+    "Name",
+    "PoolSpec",
+    "Price",
+    "RateLimit",
+    "Reply",
+    "Tier",
+    "TierPolicy",
+    "split_model",
+]
+
+AgentType = Literal["llm", "command", "python", "human"]
+
+Reply: TypeAlias = dict[str, JsonValue]
+"""A role's reply; a reply in plain text is `{"text": …}`."""
+
+PROVIDERS = ("openai", "anthropic", "local")
+"""Prefixes of `model:`. `local` is any OpenAI-compatible server without a key."""
+
+RESERVED_TIERS = frozenset({"flows", "control", "tools"})
+"""Queue names that are not tiers."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class ConfigModel(BaseModel):
+    """A part of agents.yaml: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+
+def _duration(value: Any) -> Any:
+    """Read seconds or text such as `90s`, `30m`, `2h`, `1d`."""
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, bool):
+        raise ValueError("expected seconds or text such as 90s, 30m, 2h, 1d")  # noqa: TRY004 - pydantic wants ValueError
+    if isinstance(value, int | float | Decimal):
+        seconds = float(value)
+    else:
+        match = _DURATION.fullmatch(str(value).strip())
+        if not match:
+            raise ValueError("expected seconds or text such as 90s, 30m, 2h, 1d")
+        seconds = float(match[1]) * _SECONDS[match[2]]
+    if not math.isfinite(seconds) or not 0 < seconds <= 366 * 86400:
+        raise ValueError("expected more than 0 seconds and at most 366 days")
+    return timedelta(seconds=seconds)
+
+
+def _money(value: Any) -> Any:
+    """Read USD exactly: a YAML float is taken by its written digits."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError("expected an amount in USD, such as 1.50")  # noqa: TRY004
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError("expected an amount in USD, such as 1.50") from None
+    if not amount.is_finite():
+        raise ValueError("expected a finite amount in USD")
+    return amount
+
+
+def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("a name stands twice in the list")
+    return values
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration, json_schema_input_type=float | str),
+    PlainSerializer(timedelta.total_seconds, return_type=float),
+]
+"""Seconds as a number, or text such as `90s`, `30m`, `2h`, `1d`."""
+
+Money = Annotated[
+    Decimal,
+    BeforeValidator(_money, json_schema_input_type=float | str),
+    Field(ge=0, le=Decimal(1_000_000_000)),
+]
+"""An exact amount in USD."""
+
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$", examples=["implementer"])
+]
+"""A letter, then letters, digits, `_` and `-`; at most 64 characters."""
+
+ModelRef = Annotated[
+    str,
+    Field(
+        pattern=rf"^({'|'.join(PROVIDERS)}):\S+$",
+        max_length=200,
+        examples=["openai:gpt-5-nano", "anthropic:claude-sonnet-4-6"],
+    ),
+]
+"""`provider:model`, where provider is openai, anthropic or local."""
+
+
+def _base_url(value: str) -> str:
+    if not re.match(r"^https?://[^\s/]+", value):
+        raise ValueError("expected an address such as http://127.0.0.1:8099")
+    if "@" in value.split("//", 1)[1].split("/", 1)[0]:
+        raise ValueError(
+            "an address must not carry a password: it would reach the history; "
+            "name the variable that holds the key with api_key_env"
+        )
+    if "?" in value:
+        raise ValueError(
+            "an address must not carry a query: it would reach the history"
+        )
+    return value.rstrip("/")
+
+
+BaseUrl = Annotated[str, Field(max_length=500), AfterValidator(_base_url)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")]
+
+
+class LongContextPrice(ConfigModel):
+    """Prices of the whole call once its input passes a limit."""
+
+    above_input_tokens: Annotated[int, Field(gt=0)]
+    """The prices hold when the call has more input tokens than this."""
+    input_usd_per_mtok: Money
+    """USD per million input tokens."""
+    cached_input_usd_per_mtok: Money | None = None
+    """USD per million input tokens read from the provider's cache."""
+    cache_write_usd_per_mtok: Money | None = None
+    """USD per million input tokens written to the provider's cache."""
+    output_usd_per_mtok: Money
+    """USD per million output tokens, reasoning included."""
+
+
+class Price(ConfigModel):
+    """USD per million tokens of one model, with its source and date."""
+
+    input_usd_per_mtok: Money
+    """USD per million input tokens."""
+    cached_input_usd_per_mtok: Money | None = None
+    """USD per million input tokens read from the cache; default: the input price."""
+    cache_write_usd_per_mtok: Money | None = None
+    """USD per million input tokens written to the cache; default: the input price."""
+    output_usd_per_mtok: Money
+    """USD per million output tokens, reasoning included."""
+    long_context: tuple[LongContextPrice, ...] = ()
+    """Prices of the whole call above a number of input tokens, ascending."""
+    source: Annotated[str, Field(max_length=200)] = "agents.yaml"
+    """Where the numbers come from."""
+    as_of: Annotated[str, Field(max_length=40)] = ""
+    """The day on which they were true."""
+
+
+class RateLimit(ConfigModel):
+    """What a provider account, or a role, may use."""
+
+    requests_per_minute: Annotated[int, Field(gt=0, le=10_000_000)] | None = None
+    """Requests in any minute."""
+    tokens_per_minute: Annotated[int, Field(gt=0, le=10_000_000_000)] | None = None
+    """Input and output tokens in any minute."""
+    burst: Annotated[int, Field(gt=0, le=10_000_000)] | None = None
+    """Requests that may start at once."""
+
+
+class PoolSpec(ConfigModel):
+    """How many instances of a tier one worker process holds."""
+
+    min_instances: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """Instances kept ready."""
+    max_instances: Annotated[int, Field(ge=0, le=10_000)] = 8
+    """Agent calls that one worker process runs at a time; 0 pauses the pool."""
+    scale_up_threshold: Annotated[int, Field(ge=1, le=1_000_000)] = 4
+    """Backlog above which the threshold policy adds an instance."""
+    scale_down_idle_secs: Annotated[int, Field(ge=1, le=86_400)] = 300
+    """Seconds without work after which an instance above the minimum goes."""
+    max_requests_per_agent: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1000
+    """Calls after which an instance is replaced."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_instances > self.max_instances:
+            raise ValueError(
+                f"min_instances {self.min_instances} is above "
+                f"max_instances {self.max_instances}"
+            )
+        return self
+
+
+class _Model(ConfigModel):
+    """What a tier's own model and each of its fallbacks have in common."""
+
+    model: ModelRef
+    """`provider:model`, such as `openai:gpt-5-nano`."""
+    base_url: BaseUrl | None = None
+    """Another address that speaks the provider's wire format."""
+    api_key_env: EnvName | None = None
+    """Name of the environment variable with the key; default: the provider's own."""
+    price: Price | None = None
+    """Overrides the bundled price; needed where that does not know the model."""
+    rate_limit: RateLimit | None = None
+    """What the provider allows for this model."""
+
+
+class Fallback(_Model):
+    """Another model of the same tier, used while the first is unavailable."""
+
+
+class Tier(_Model):
+    """An ordered class of capability and cost; owns one task queue."""
+
+    fallback: tuple[Fallback, ...] = ()
+    """Models to fail over to, in order."""
+    max_output_tokens: Annotated[int, Field(gt=0, le=1_000_000)] = 2048
+    """Upper bound of a reply, reasoning included; a role may ask for less."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Sampling temperature; default: the provider's."""
+    timeout: Duration = timedelta(minutes=5)
+    """How long one attempt may take."""
+    pool: PoolSpec = PoolSpec()
+    """Size of the pool."""
+
+
+class TierPolicy(ConfigModel):
+    """Which tiers a role may use: a fixed one, or a range for the classifier."""
+
+    fixed: Name | None = None
+    """Always this tier; nothing is classified."""
+    min: Name | None = None
+    """No tier below this one."""
+    max: Name | None = None
+    """No tier above this one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if value == "auto":
+            return {}
+        return {"fixed": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.fixed and (self.min or self.max):
+            raise ValueError("a fixed tier has neither min nor max")
+        return self
+
+
+class Blueprint(ConfigModel):
+    """How a role is filled."""
+
+    type: AgentType = "llm"
+    """llm, command (a subprocess), python (an async callable) or human."""
+    description: Annotated[str, Field(max_length=500)] = ""
+    """What the role is for; shown by `check`."""
+    prompt: str | None = None
+    """Path of the prompt, relative to agents.yaml; text with a line break is the prompt itself."""
+    tier: TierPolicy = TierPolicy()
+    """`auto`, a tier's name, or `{min: …, max: …}`."""
+    classifier: Literal["rules", "llm"] = "rules"
+    """What estimates complexity: rules, or in doubt also a call on the cheapest tier."""
+    max_instances: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    """Instances of this role in flight in the whole fleet; 0 pauses the role."""
+    rate_limit: RateLimit | None = None
+    """What this role may use of the provider, whole fleet."""
+    output: dict[str, JsonValue] | str | None = None
+    """Short form of a JSON Schema, or the path of a schema, or `module:Model`."""
+    conversation: bool = False
+    """Keep the messages per (item, role) over visits."""
+    max_output_tokens: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
+    """Upper bound of this role's replies; default: the tier's."""
+    timeout: Duration | None = None
+    """How long one attempt may take; default: the tier's, or 10 minutes."""
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 5
+    """Attempts of one call in all, waits for the provider included."""
+    run: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """command: the program and its arguments; no shell."""
+    pass_env: Annotated[tuple[EnvName, ...], AfterValidator(_unique)] = ()
+    """command: variables that it gets besides PATH, HOME, LANG and the like."""
+    call: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
+    """python: `module:function`, an async callable."""
+
+    @model_validator(mode="after")
+    def _fits_type(self) -> Self:
+        needed = {"llm": "prompt", "command": "run", "python": "call"}
+        for kind, key in needed.items():
+            given = getattr(self, key) is not None
+            if kind == self.type and not given:
+                raise ValueError(f"a role of type {kind} needs `{key}`")
+            if kind != self.type and given:
+                raise ValueError(f"`{key}` belongs to type {kind}, not {self.type}")
+        if self.type == "human" and self.tier != TierPolicy():
+            raise ValueError("a human role has no tier")
+        if self.type != "llm" and (self.tier.min or self.tier.max):
+            raise ValueError(f"a {self.type} role has a fixed tier or none")
+        return self
+
+
+class Guardrails(ConfigModel):
+    """Limits of spending for the whole fleet."""
+
+    max_cost_per_workflow_usd: Money | None = None
+    """What one work item may cost, children included."""
+    max_cost_per_hour_usd: Money | None = None
+    """What the fleet may cost in any 60 minutes."""
+    alert_threshold_usd: Money | None = None
+    """Hourly cost at which an alert is raised."""
+    alert_webhook: BaseUrl | None = None
+    """Address that gets the alert as JSON."""
+    on_exhausted: Literal["wait", "downgrade", "fail"] = "wait"
+    """What happens to a call for which no money is left."""
+    wait_for_raise: Duration | None = None
+    """How long an item waits for `raise_budget` before it fails."""
+
+    @model_validator(mode="after")
+    def _alert_below_cap(self) -> Self:
+        alert, cap = self.alert_threshold_usd, self.max_cost_per_hour_usd
+        if alert is not None and cap is not None and alert > cap:
+            raise ValueError(
+                f"alert_threshold_usd {alert} is above max_cost_per_hour_usd {cap}: "
+                "it would never fire"
+            )
+        return self
+
+
+def split_model(model: str) -> tuple[str, str]:
+    """Split `provider:model` into its two parts."""
+    provider, _, name = model.partition(":")
+    return provider, name
+
+
+def queue_name(fleet: str, tier: str, fallback: int = 0) -> str:
+    """Name the task queue of a tier; `fallback` counts from 1, 0 is the tier's own."""
+    return f"{fleet}-{tier}" + (f"--{fallback}" if fallback else "")
+
+
+def tier_index(tiers: Mapping[str, Any], name: str) -> int:
+    """Return the position of a tier, cheapest first."""
+    return list(tiers).index(name)

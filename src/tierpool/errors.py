@@ -1,0 +1,144 @@
+"""Every error that tierpool raises on purpose.
+
+One base class; leaves say whether trying again can help (`retryable`) and
+after what time (`retry_after`). `type_name` is the name that Temporal shows
+and that users may match on; it is part of the API.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, Literal
+
+__all__ = [
+    "AgentCallFailed",
+    "ConfigError",
+    "ItemCancelled",
+    "ItemConflict",
+    "NoTierAbove",
+    "PayloadTooLarge",
+    "Problem",
+    "ServerError",
+    "TierpoolError",
+    "UnknownName",
+    "nearest",
+]
+
+
+class TierpoolError(Exception):
+    """Base of every error of this package."""
+
+    retryable: ClassVar[bool] = False
+    type_name: ClassVar[str] = "TierpoolError"
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        """Keep the message; `retry_after` is a hint, not a promise."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.type_name = cls.__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a configuration file, and where."""
+
+    message: str
+    """What is wrong and what would be right."""
+    path: str = ""
+    """Place in the file's structure, such as `tiers.nano.pool.min_instances`."""
+    file: str = ""
+    line: int = 0
+    """1-based; 0 when the problem has no line (a missing file, say)."""
+    column: int = 0
+    """1-based; 0 when unknown."""
+    value: str | None = None
+    """The offending value as written, shortened."""
+    hint: str | None = None
+    """The nearest known name, or what to do."""
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        where = ":".join(
+            str(part) for part in (self.file, self.line, self.column) if part
+        )
+        text = f"{self.severity}: "
+        text += f"{self.path}: " if self.path else ""
+        text += self.message
+        if self.value is not None:
+            text += f" (got {self.value})"
+        if self.hint:
+            text += f"; {self.hint}"
+        return f"{where}: {text}" if where else text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON data."""
+        return asdict(self)
+
+
+class ConfigError(TierpoolError):
+    """A configuration that cannot be used; carries all its problems at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        """Take every problem found, not just the first."""
+        self.problems = tuple(problems)
+        errors = [p for p in self.problems if p.severity == "error"]
+        count = f"{len(errors)} problem" + ("" if len(errors) == 1 else "s")
+        super().__init__("\n".join([count, *(f"  {p}" for p in errors)]))
+
+
+class UnknownName(TierpoolError):
+    """A flow, role or tier that the fleet does not have."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Name what was asked for and what there is."""
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        hint = nearest(name, self.known)
+        super().__init__(
+            f"unknown {kind} {name!r}; "
+            + (f"did you mean {hint!r}? " if hint else "")
+            + f"known: {', '.join(self.known) or 'none'}"
+        )
+
+
+class PayloadTooLarge(TierpoolError):
+    """Something that would not fit through Temporal, refused before it is sent."""
+
+
+class ItemConflict(TierpoolError):
+    """A work item with this ID is already known to the server."""
+
+
+class ItemCancelled(TierpoolError):
+    """The work item was cancelled while an agent call was under way."""
+
+
+class AgentCallFailed(TierpoolError):
+    """An agent call that ended without a usable reply, after all its attempts."""
+
+    def __init__(self, role: str, reason: str, *, attempts: int = 0) -> None:
+        """Say which role failed, why, and after how many attempts."""
+        self.role, self.reason, self.attempts = role, reason, attempts
+        tries = f" after {attempts} attempt{'s' if attempts != 1 else ''}"
+        super().__init__(f"{role}: {reason}" + (tries if attempts else ""))
+
+
+class NoTierAbove(AgentCallFailed):
+    """An escalation for which the role has no higher tier left."""
+
+
+class ServerError(TierpoolError):
+    """The Temporal server cannot be reached or cannot be used as it is."""
+
+    retryable = True
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that `name` was probably meant to be."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
