@@ -1,0 +1,1 @@
+"""What does I/O on behalf of workflows: providers, tools, classification."""

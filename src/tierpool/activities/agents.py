@@ -1,0 +1,214 @@
+"""The activity behind every agent call: one attempt of one role.
+
+Dynamic: its type is the role, so that timelines and Temporal's own metrics
+speak of roles. It resolves texts, runs the provider or tool while it
+heartbeats, validates the reply, and reports every failure as one
+`FailureDetail`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from temporalio import activity
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from tierpool.activities.parts import PartMissing, PartStore, ask_item
+from tierpool.activities.providers.base import (
+    ProviderCall,
+    ProviderError,
+    ProviderReply,
+    provider_for,
+)
+from tierpool.activities.tools import ToolError, run_command, run_python
+from tierpool.contracts import (
+    AgentRequest,
+    AgentResult,
+    FailureDetail,
+    Message,
+    NextStep,
+    Outcome,
+    PartRef,
+)
+from tierpool.replies import read_reply, validate_reply
+
+__all__ = ["AgentActivities"]
+
+_BEAT_SECONDS = 1.5
+"""Well below the heartbeat timeout, also when the event loop is busy."""
+
+_REPLY_LIMIT_BYTES = 1_500_000
+"""Temporal refuses results above 2 MiB, after they were paid for."""
+
+_SHOWN_CHARACTERS = 8_000
+"""Most of an invalid answer that goes back for repair."""
+
+_log = structlog.get_logger()
+
+
+class AgentActivities:
+    """Activities of a tier's or the tools' workers; one object per process."""
+
+    def __init__(self, workdir: Path, import_from: Path, parts: PartStore) -> None:
+        """Take the folder of command roles, the folder python roles are imported from, and the texts."""
+        self._workdir, self._import_from, self._parts = workdir, import_from, parts
+
+    @activity.defn(dynamic=True)
+    async def attempt(self, args: Sequence[RawValue]) -> AgentResult:
+        """Make one attempt.
+
+        Raises:
+            ApplicationError: whose first detail is a `FailureDetail`.
+        """
+        request = _read_request(args)
+        log = _log.bind(
+            role=request.role, tier=request.route.tier, model=request.route.model
+        )
+        async with _heartbeats():
+            try:
+                result = await self._run(request)
+            except (ProviderError, ToolError) as error:
+                detail = error.detail
+            except PartMissing as error:
+                detail = FailureDetail(
+                    outcome=Outcome.UNBILLED, next=NextStep.RETRY, message=str(error)
+                )
+            else:
+                log.info("attempt.answered", **_usage(result))
+                return result
+        log.warning(
+            "attempt.failed", outcome=detail.outcome.value, reason=detail.message
+        )
+        raise _application_error(detail)
+
+    async def _run(self, request: AgentRequest) -> AgentResult:
+        schema = None
+        if request.output is not None:
+            schema = json.loads(await self._text(request.output))
+        messages = [(m.role, await self._message(m)) for m in request.messages]
+        if not request.route.model:
+            return await self._tool(request, messages[0][1], schema)
+        provider, model = provider_for(request.route.model)
+        system = await self._text(request.prompt) if request.prompt else None
+        call = ProviderCall(
+            model=model,
+            system=system,
+            messages=tuple(messages),
+            schema=schema,
+            schema_name=request.role,
+            max_output_tokens=request.max_output_tokens,
+            temperature=request.temperature,
+            timeout=request.timeout,
+            base_url=request.base_url,
+            api_key_env=request.api_key_env,
+        )
+        return _read(await provider.complete(call), schema)
+
+    async def _tool(
+        self, request: AgentRequest, body: str, schema: dict[str, Any] | None
+    ) -> AgentResult:
+        if request.run:
+            result = await run_command(request, body, self._workdir)
+        else:
+            result = await run_python(request, body, self._import_from)
+        if schema is not None and result.reply is not None:
+            problem = validate_reply(result.reply, schema)
+            if problem:  # a tool cannot repair its reply: asking again is no use
+                raise ToolError(
+                    FailureDetail(
+                        outcome=Outcome.UNBILLED,
+                        next=NextStep.FAIL,
+                        message=f"its reply breaks the role's output: {problem}",
+                    )
+                )
+        return result
+
+    async def _message(self, message: Message) -> str:
+        if message.part is not None:
+            return await self._text(message.part)
+        text = message.text or ""
+        self._parts.put(text)  # a later attempt may refer to it
+        return text
+
+    async def _text(self, ref: PartRef) -> str:
+        return await self._parts.get(ref, ask_item)
+
+
+def _read(answer: ProviderReply, schema: dict[str, Any] | None) -> AgentResult:
+    """Validate an answer; what is not a valid reply is still billed."""
+    size = len(answer.text.encode())
+    if size > _REPLY_LIMIT_BYTES:
+        raise ProviderError(
+            FailureDetail(
+                outcome=Outcome.BILLED if answer.usage else Outcome.AMBIGUOUS,
+                next=NextStep.FAIL,
+                message=f"the reply has {size:,} bytes; the limit is {_REPLY_LIMIT_BYTES:,}",
+                usage=answer.usage,
+            )
+        )
+    found = read_reply(answer.text, answer.finish_reason, schema)
+    return AgentResult(
+        reply=found.reply,
+        problem=found.problem,
+        text="" if found.reply is not None else answer.text[:_SHOWN_CHARACTERS],
+        usage=answer.usage,
+        finish_reason=answer.finish_reason,
+        model=answer.model,
+    )
+
+
+def _read_request(args: Sequence[RawValue]) -> AgentRequest:
+    try:
+        return activity.payload_converter().from_payload(args[0].payload, AgentRequest)
+    except (IndexError, ValidationError, ValueError, RuntimeError) as error:
+        info = activity.info()
+        raise ApplicationError(
+            f"activity {info.activity_type!r} on {info.task_queue!r} is no agent call: "
+            "tier queues run tierpool's agent calls only",
+            type="NotAnAgentCall",
+            non_retryable=True,
+        ) from error
+
+
+def _application_error(detail: FailureDetail) -> ApplicationError:
+    expected = detail.outcome is Outcome.UNBILLED and detail.next is not NextStep.FAIL
+    return ApplicationError(
+        detail.message,
+        detail,
+        type=f"Attempt{detail.outcome.value.title()}",
+        non_retryable=detail.next is NextStep.FAIL,
+        next_retry_delay=detail.retry_after,
+        category=ApplicationErrorCategory.BENIGN
+        if expected
+        else ApplicationErrorCategory.UNSPECIFIED,
+    )
+
+
+def _usage(result: AgentResult) -> dict[str, int]:
+    return result.usage.model_dump() if result.usage else {}
+
+
+@asynccontextmanager
+async def _heartbeats() -> AsyncIterator[None]:
+    """Tell the server that the attempt lives; it learns of a cancel in return."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(_BEAT_SECONDS)
+            activity.heartbeat()
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating

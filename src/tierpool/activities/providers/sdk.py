@@ -1,0 +1,302 @@
+"""The part of a provider that does not depend on its SDK.
+
+Keys, clients, time limits and the gathering of a streamed reply are here;
+building the request and reading the chunks is what each provider adds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, Protocol, TypeVar
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import httpx2
+
+from tierpool.activities.providers.base import (
+    ProviderCall,
+    ProviderError,
+    ProviderReply,
+)
+from tierpool.activities.providers.failures import (
+    CutStream,
+    Refusal,
+    ReplyTooLong,
+    explain_refusal,
+    explain_transport,
+    scrub,
+)
+from tierpool.contracts import FailureDetail, NextStep, Outcome, Usage
+
+__all__ = [
+    "Answer",
+    "Closable",
+    "SdkProvider",
+    "counts",
+    "loopback_client",
+    "read_usage",
+    "request_timeout",
+]
+
+REPLY_LIMIT = 4 * 1024 * 1024
+"""Characters of a reply; no model's output limit reaches this."""
+
+_CONNECT_SECONDS = 10.0
+
+
+class Closable(Protocol):
+    """An SDK client, as far as this module knows it."""
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+@dataclass
+class Answer:
+    """A reply while it is streamed."""
+
+    opened: bool = False
+    """The provider has accepted the request with status 200."""
+    tokens: bool = False
+    """A token, visible or reasoning, has arrived."""
+    finish_reason: str = ""
+    """Normalised; empty until the provider says that the reply is complete."""
+    refused: bool = False
+    usage: Usage | None = None
+    model: str = ""
+    _parts: list[str] = field(default_factory=list)
+    _length: int = 0
+
+    def add(self, text: object) -> None:
+        """Append a piece; what is not text counts as a token only.
+
+        Raises:
+            ReplyTooLong: past `REPLY_LIMIT` characters.
+        """
+        self.tokens = True
+        if not isinstance(text, str):
+            return
+        self._length += len(text)
+        if self._length > REPLY_LIMIT:
+            raise ReplyTooLong(f"the reply is longer than {REPLY_LIMIT} characters")
+        self._parts.append(text)
+
+    def reply(self) -> ProviderReply:
+        """Return the complete reply."""
+        text = "".join(self._parts)
+        # A character may be split over two chunks as a pair of surrogates.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        reason = "refusal" if self.refused else self.finish_reason
+        return ProviderReply(text, self.usage, reason, self.model)
+
+
+class SdkProvider(ABC, Generic[C]):
+    """A provider on top of an official SDK.
+
+    Clients are shared per address, key and event loop for the process's life;
+    keys are read from the environment at each call, so a rotated key is used
+    at once.
+    """
+
+    name: ClassVar[str]
+    key_env: ClassVar[str | None]
+    """Variable that holds the key by default; None if the provider needs none."""
+
+    def __init__(self) -> None:
+        self._clients: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, dict[tuple[str | None, str | None], C]
+        ] = WeakKeyDictionary()
+
+    async def complete(self, call: ProviderCall) -> ProviderReply:
+        """Make one request and read the reply to its end; see `Provider`.
+
+        A reply that is complete is returned even if the connection breaks after
+        it; its usage is None then.
+        """
+        key = self._key(call)
+        address = self._address(call)
+        answer = Answer()
+        error: BaseException | None = None
+        try:
+            client = self._shared(address, call.api_key_env or self.key_env, key)
+            async with asyncio.timeout(call.timeout.total_seconds()):
+                await self._stream(client, call, answer)
+        except Exception as caught:  # noqa: BLE001 - explain() takes every kind
+            error = caught
+        if answer.finish_reason:
+            return answer.reply()
+        if answer.opened or error is None:
+            error = CutStream(error, tokens=answer.tokens)
+        detail = _without_secrets(self.explain(error), call, key)
+        if address and not detail.status:
+            detail = detail.model_copy(
+                update={"message": f"{detail.message} (at {address})"}
+            )
+        # Raised outside the except block: an SDK's error chained to it would
+        # bring its full text into the history.
+        raise ProviderError(detail)
+
+    def explain(self, error: BaseException) -> FailureDetail:
+        """Say what an error cost and what should come next."""
+        if isinstance(error, ProviderError):
+            return error.detail
+        refusal = self._refusal(error)
+        if refusal is not None:
+            return explain_refusal(self.name, refusal)
+        return explain_transport(self.name, error)
+
+    async def close(self) -> None:
+        """Close the clients of the running event loop."""
+        for client in self._clients.pop(asyncio.get_running_loop(), {}).values():
+            await client.close()
+
+    @abstractmethod
+    def _open(self, address: str | None, key: str) -> C:
+        """Make a client that never retries by itself."""
+
+    @abstractmethod
+    def _use_key(self, client: C, key: str) -> None:
+        """Let a client use this key from now on."""
+
+    @abstractmethod
+    async def _stream(self, client: C, call: ProviderCall, answer: Answer) -> None:
+        """Make the request and fill `answer` from the stream."""
+
+    @abstractmethod
+    def _refusal(self, error: BaseException) -> Refusal | None:
+        """Read an error that the provider answered; None for any other."""
+
+    def _address(self, call: ProviderCall) -> str | None:
+        return call.base_url
+
+    def _key(self, call: ProviderCall) -> str:
+        """Read the key; empty if the provider needs none.
+
+        Raises:
+            ProviderError: if the variable is missing or cannot be a key.
+        """
+        variable = call.api_key_env or self.key_env
+        if variable is None:
+            return ""
+        key = os.environ.get(variable, "").strip()
+        if key and key.isascii() and key.isprintable() and " " not in key:
+            return key
+        what = "does not hold a usable key" if key else "is not set"
+        raise self._misconfigured(
+            f"the environment variable {variable} {what}; set it where the worker "
+            "of this pool runs, or name another one with api_key_env"
+        )
+
+    def _misconfigured(self, message: str) -> ProviderError:
+        return ProviderError(
+            FailureDetail(
+                outcome=Outcome.UNBILLED,
+                next=NextStep.FAIL,
+                message=f"{self.name}: {message}",
+                provider=self.name,
+            )
+        )
+
+    def _shared(self, address: str | None, variable: str | None, key: str) -> C:
+        clients = self._clients.setdefault(asyncio.get_running_loop(), {})
+        client = clients.get((address, variable))
+        if client is None:
+            client = clients[address, variable] = self._open(address, key)
+        self._use_key(client, key)
+        return client
+
+
+def loopback_client(address: str | None) -> httpx2.AsyncClient | None:
+    """Return an HTTP client that ignores proxies, if the address is this machine.
+
+    An HTTP_PROXY in the environment would be asked for 127.0.0.1 otherwise.
+    """
+    host = urlsplit(address).hostname if address else None
+    if host is None or not _is_loopback(host):
+        return None
+    limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+    return httpx2.AsyncClient(trust_env=False, limits=limits)
+
+
+def request_timeout(call: ProviderCall) -> httpx2.Timeout:
+    """Return the limits of one request; waiting for a connection takes half at most."""
+    seconds = call.timeout.total_seconds()
+    return httpx2.Timeout(
+        seconds, connect=min(_CONNECT_SECONDS, seconds / 2), pool=seconds / 2
+    )
+
+
+def read_usage(
+    *,
+    input_tokens: object,
+    output_tokens: object,
+    cached: object = None,
+    written: object = None,
+    reasoning: object = None,
+) -> Usage | None:
+    """Make a Usage of what a provider reported.
+
+    Args:
+        input_tokens: All input, cached tokens included.
+        output_tokens: All output, reasoning included.
+        cached: Part of the input; None counts as 0, here and below.
+        written: Part of the input.
+        reasoning: Part of the output.
+
+    Returns:
+        None if a number is missing, negative, no whole number, or if a part is
+        larger than its whole: a wrong cost is worse than an unknown one.
+    """
+    numbers = counts(
+        [input_tokens, output_tokens, cached or 0, written or 0, reasoning or 0]
+    )
+    if numbers is None:
+        return None
+    total_in, total_out, read, write, thought = numbers
+    if read + write > total_in or thought > total_out:
+        return None
+    return Usage(
+        input_tokens=total_in,
+        cached_input_tokens=read,
+        cache_write_tokens=write,
+        output_tokens=total_out,
+        reasoning_tokens=thought,
+    )
+
+
+def counts(values: Iterable[object]) -> list[int] | None:
+    """Return the values if every one is a whole number from 0; else None."""
+    found: list[int] = []
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            return None
+        found.append(value)
+    return found
+
+
+def _without_secrets(
+    detail: FailureDetail, call: ProviderCall, key: str
+) -> FailureDetail:
+    prompts = [text for _, text in call.messages]
+    if call.system:
+        prompts.append(call.system)
+    message = scrub(detail.message, [key], prompts)
+    return detail.model_copy(update={"message": message})
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
