@@ -1,0 +1,293 @@
+"""A work item from outside: start it, wait for it, ask it, tell it.
+
+Everything here needs a Temporal client with `TierpoolPlugin`, or is given the
+fleet. The queries and updates are plain Temporal ones, so any SDK can use them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import (
+    AddSearchAttributesRequest,
+    ListSearchAttributesRequest,
+)
+from temporalio.client import (
+    Client,
+    Plugin,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDReusePolicy,
+)
+from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import (
+    ApplicationError,
+    CancelledError,
+    TerminatedError,
+    WorkflowAlreadyStartedError,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from tierpool.contracts import FlowResult, FlowStart, WorkItem
+from tierpool.errors import ItemConflict, PayloadTooLarge, ServerError, TierpoolError
+from tierpool.fleet import LoadedFleet
+from tierpool.flow import CANCELLED, FAILED
+from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE, SEARCH_ATTRIBUTES
+
+__all__ = [
+    "ItemHandle",
+    "connect",
+    "ensure_search_attributes",
+    "fleet_of",
+    "flow_result",
+    "start_flow",
+]
+
+ItemHandle: TypeAlias = WorkflowHandle[Any, FlowResult]
+
+START_LIMIT_BYTES = 1_900_000
+"""Temporal refuses inputs above 2 MiB."""
+
+DEFAULT_ADDRESS = "127.0.0.1:7233"
+
+
+@runtime_checkable
+class _HasFleet(Protocol):
+    tierpool_fleet: LoadedFleet
+
+
+async def connect(
+    plugins: Sequence[Plugin] = (), *, address: str | None = None, timeout_s: float = 10
+) -> Client:
+    """Connect as Temporal's own client configuration says.
+
+    Args:
+        plugins: Plugins of the client, `TierpoolPlugin` among them.
+        address: Where to go when the configuration names no address.
+        timeout_s: Seconds to wait for the server.
+
+    Raises:
+        ServerError: if no server answers or the configuration cannot be used.
+    """
+    try:
+        configured = dict(ClientConfig.load_client_connect_config())
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ServerError(f"Temporal's client configuration: {error}") from error
+    options: dict[str, Any] = {
+        "target_host": address or DEFAULT_ADDRESS,
+        "identity": f"tierpool-{socket.gethostname()}-{os.getpid()}",
+        **configured,
+    }
+    try:
+        return await asyncio.wait_for(
+            Client.connect(**options, plugins=list(plugins)), timeout_s
+        )
+    except (RuntimeError, RPCError, TimeoutError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "no answer in time"
+        raise ServerError(
+            f"no Temporal server at {options['target_host']}: {reason}. "
+            "Start one with `tierpool dev`, or name yours with TEMPORAL_ADDRESS"
+        ) from error
+
+
+def fleet_of(client: Client) -> LoadedFleet:
+    """Return the fleet of the client's TierpoolPlugin.
+
+    Raises:
+        TierpoolError: if the client has no such plugin.
+    """
+    for plugin in client.config(active_config=True).get("plugins", []):
+        if isinstance(plugin, _HasFleet):
+            return plugin.tierpool_fleet
+    raise TierpoolError(
+        "the client has no TierpoolPlugin: pass it to "
+        "Client.connect(plugins=[TierpoolPlugin('agents.yaml')])"
+    )
+
+
+async def start_flow(
+    client: Client,
+    flow: str,
+    item: WorkItem | Mapping[str, Any] | str,
+    *,
+    id: str | None = None,
+    id_conflict: Literal["fail", "use"] = "fail",
+    fleet: LoadedFleet | None = None,
+) -> ItemHandle:
+    """Start a work item on a flow; await `flow_result(handle)` for its end.
+
+    Args:
+        client: A client with TierpoolPlugin.
+        flow: Name of the flow in agents.yaml.
+        item: The item, its fields, or just its text.
+        id: Identity of the item; needed unless `item` has one.
+        id_conflict: What to do if an item of this ID is known to the server,
+            running or finished: `fail`, or `use` that one.
+        fleet: The fleet, if the client has no plugin.
+
+    Raises:
+        UnknownName: for a flow that the fleet does not have.
+        ItemConflict: if the ID is taken; says by what.
+        PayloadTooLarge: if the item does not fit through Temporal.
+    """
+    loaded = fleet or fleet_of(client)
+    packed = loaded.packed_for(flow)
+    work_item = _work_item(item, id)
+    start = FlowStart(flow=flow, item=work_item, fleet=packed)
+    _check_size(start)
+    initial = loaded.fleet.flows[flow].initial
+    attributes = TypedSearchAttributes(
+        [
+            SearchAttributePair(SearchAttributeKey.for_keyword(ATTRIBUTE_FLOW), flow),
+            SearchAttributePair(
+                SearchAttributeKey.for_keyword(ATTRIBUTE_STATE), initial
+            ),
+        ]
+    )
+
+    async def begin() -> ItemHandle:
+        return await client.start_workflow(
+            flow,
+            start,
+            id=work_item.id,
+            task_queue=f"{loaded.name}-flows",
+            result_type=FlowResult,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            search_attributes=attributes,
+            static_summary=(work_item.title or work_item.id)[:200],
+        )
+
+    try:
+        try:
+            return await begin()
+        except RPCError as error:
+            if "search attribute" not in error.message.lower():
+                raise
+            await ensure_search_attributes(client)
+            return await begin()
+    except WorkflowAlreadyStartedError as error:
+        taken: ItemHandle = client.get_workflow_handle(
+            work_item.id, result_type=FlowResult
+        )
+        if id_conflict == "use":
+            return taken
+        raise ItemConflict(await _describe_conflict(taken)) from error
+
+
+def _work_item(item: WorkItem | Mapping[str, Any] | str, id: str | None) -> WorkItem:
+    fields = (
+        {"text": item}
+        if isinstance(item, str)
+        else item.model_dump()
+        if isinstance(item, WorkItem)
+        else dict(item)
+    )
+    if id is not None:
+        fields["id"] = id
+    if not fields.get("id"):
+        raise TierpoolError("a work item needs an ID: pass id=…")
+    return WorkItem.model_validate(fields)
+
+
+def _check_size(start: FlowStart) -> None:
+    size = len(start.model_dump_json().encode())
+    if size > START_LIMIT_BYTES:
+        raise PayloadTooLarge(
+            f"item {start.item.id!r} takes {size:,} bytes; the limit is "
+            f"{START_LIMIT_BYTES:,}. Put the bulk where the roles can fetch it and "
+            "its address into the item"
+        )
+
+
+async def _describe_conflict(handle: ItemHandle) -> str:
+    known = await handle.describe()
+    state = known.typed_search_attributes.get(
+        SearchAttributeKey.for_keyword(ATTRIBUTE_STATE)
+    )
+    running = known.status is WorkflowExecutionStatus.RUNNING
+    when = known.start_time if running else (known.close_time or known.start_time)
+    what = "is running" if running else "has ended"
+    return (
+        f"item {handle.id!r} {what} (flow {known.workflow_type}, "
+        f"state {state or 'unknown'}, since {when:%Y-%m-%d %H:%M:%S} UTC); use another "
+        "ID, or id_conflict='use' (--id-conflict use) to follow that one"
+    )
+
+
+async def flow_result(handle: ItemHandle) -> FlowResult:
+    """Wait until the item is in a terminal state, `failed` and `cancelled` included.
+
+    Raises:
+        TierpoolError: if the workflow is not a flow or failed as a workflow.
+    """
+    try:
+        return await handle.result()
+    except WorkflowFailureError as error:
+        cause = error.cause
+        if isinstance(cause, ApplicationError) and cause.type == "ItemFailed":
+            return FlowResult.model_validate(cause.details[0])
+        if isinstance(cause, CancelledError):
+            return FlowResult(item_id=handle.id, state=CANCELLED, reason="cancelled")
+        if isinstance(cause, TerminatedError):
+            return FlowResult(
+                item_id=handle.id, state=FAILED, reason="terminated from outside"
+            )
+        _raise_as_ours(handle, error)
+
+
+def _raise_as_ours(handle: ItemHandle, error: WorkflowFailureError) -> NoReturn:
+    raise TierpoolError(f"item {handle.id!r} failed: {error.cause}") from error
+
+
+async def ensure_search_attributes(client: Client) -> None:
+    """Register tierpool's search attributes where the server lacks them.
+
+    Raises:
+        ServerError: if one exists with another type, or the server refuses.
+    """
+    operator = client.operator_service
+    try:
+        known = await operator.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+        missing = {}
+        for name, kind in SEARCH_ATTRIBUTES.items():
+            wanted = IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{kind.upper()}")
+            found = known.custom_attributes.get(name)
+            if found is None:
+                missing[name] = wanted
+            elif found != wanted:
+                raise ServerError(
+                    f"the search attribute {name} exists with the type "
+                    f"{IndexedValueType.Name(found)}; tierpool needs {kind}"
+                )
+        if missing:
+            await operator.add_search_attributes(
+                AddSearchAttributesRequest(
+                    namespace=client.namespace, search_attributes=missing
+                )
+            )
+    except RPCError as error:
+        if error.status is RPCStatusCode.ALREADY_EXISTS:
+            return  # another worker was quicker
+        raise ServerError(
+            f"search attributes cannot be registered: {error.message}; register "
+            f"{', '.join(f'{n} ({k})' for n, k in SEARCH_ATTRIBUTES.items())} by hand"
+        ) from error
+
+
+def state_folder(fleet_file: Path) -> Path:
+    """Return where the embedded server of a fleet file keeps its state."""
+    return fleet_file.parent / ".tierpool"

@@ -1,0 +1,1 @@
+"""Worker interceptors: snapshot hand-over and log context."""

@@ -1,0 +1,158 @@
+"""`TierpoolPlugin`: everything that tierpool adds to a client and its workers.
+
+Passed once to `Client.connect(plugins=[…])`; Temporal hands it on to every
+worker of that client, and the worker's task queue decides what it becomes:
+the flows worker, a tier's pool, the tools, or a user's own worker that can
+call agents. It extends what the user configured and replaces nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from temporalio.contrib.pydantic import PydanticPayloadConverter
+from temporalio.converter import DataConverter, DefaultPayloadConverter
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import ReplayerConfig, WorkerConfig, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from tierpool.activities.agents import AgentActivities
+from tierpool.activities.classify import route
+from tierpool.activities.housekeeping import HousekeepingActivities
+from tierpool.activities.parts import PartStore
+from tierpool.config import load_fleet
+from tierpool.contracts import WorkItem
+from tierpool.errors import TierpoolError
+from tierpool.fleet import LoadedFleet
+from tierpool.interceptors.log_context import LogContextInterceptor
+from tierpool.interceptors.outbound import SnapshotInterceptor
+from tierpool.workflows.flow import FlowWorkflow
+
+__all__ = ["TierpoolPlugin"]
+
+HEARTBEAT_THROTTLE = timedelta(seconds=2)
+"""By default the SDK sends heartbeats only every 4 of the 5 seconds allowed."""
+
+
+class TierpoolPlugin(SimplePlugin):
+    """Makes a Temporal client and its workers part of a fleet."""
+
+    def __init__(self, fleet: LoadedFleet | str | Path = "agents.yaml") -> None:
+        """Take a fleet file or a fleet that `load_fleet` has read.
+
+        Raises:
+            ConfigError: with all problems of the file.
+        """
+        loaded = fleet if isinstance(fleet, LoadedFleet) else load_fleet(fleet)
+        self.tierpool_fleet = loaded
+        self._parts = PartStore()
+        self._parts.pin(loaded.snapshot.parts.values())
+        super().__init__(
+            "tierpool.TierpoolPlugin",
+            data_converter=_data_converter,
+            interceptors=[SnapshotInterceptor(), LogContextInterceptor()],
+            workflow_runner=_runner,
+            workflow_failure_exception_types=[TierpoolError],
+        )
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Add what the worker's task queue asks for."""
+        config = super().configure_worker(config)
+        queue, fleet = config.get("task_queue", ""), self.tierpool_fleet
+        tier = tier_of_queue(fleet, queue)
+        if queue == f"{fleet.name}-flows":
+            config["workflows"] = [*config.get("workflows", []), FlowWorkflow]
+            config["no_remote_activities"] = True  # local activities still run
+            _add_activities(config, [route])
+        elif queue == f"{fleet.name}-tools" or tier is not None:
+            self._configure_pool(config, tier)
+        else:
+            _add_activities(config, self._for_users(config))
+        return config
+
+    def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
+        """Add FlowWorkflow, so that histories of flows replay."""
+        config = super().configure_replayer(config)
+        config["workflows"] = [*config.get("workflows", []), FlowWorkflow]
+        return config
+
+    def _configure_pool(self, config: WorkerConfig, tier: str | None) -> None:
+        fleet = self.tierpool_fleet
+        base = fleet.path.parent
+        workdir = base / (fleet.fleet.workdir or ".tierpool/work")
+        agents = AgentActivities(workdir, base, self._parts)
+        _add_activities(config, [agents.attempt])
+        # an eager dispatch would pass by queue limits and statistics
+        config["disable_eager_activity_execution"] = True
+        config["max_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
+        if config.get("tuner") is None and not config.get("max_concurrent_activities"):
+            config["max_concurrent_activities"] = slots(fleet, tier)
+
+    def _for_users(self, config: WorkerConfig) -> Sequence[Callable[..., Any]]:
+        """Return the local activities that `call_agent` needs beside a user's own."""
+        if not config.get("workflows"):
+            return ()
+        packed = self.tierpool_fleet.snapshot.model_copy(update={"flows": {}}).pack()
+        return (route, HousekeepingActivities(packed).fleet)
+
+
+def tier_of_queue(fleet: LoadedFleet, queue: str) -> str | None:
+    """Return the tier that owns a task queue, fallback queues included."""
+    for tier, queues in fleet.queues.items():
+        if queue in queues:
+            return tier
+    return None
+
+
+def slots(fleet: LoadedFleet, tier: str | None) -> int:
+    """Return how many attempts one worker process makes at a time."""
+    if tier is not None:
+        return fleet.fleet.tiers[tier].pool.max_instances
+    tools = [b.max_instances for b in fleet.fleet.agents.values() if b.run or b.call]
+    return sum(8 if count is None else count for count in tools) or 1
+
+
+def _add_activities(config: WorkerConfig, extra: Sequence[Callable[..., Any]]) -> None:
+    if extra:
+        config["activities"] = [*config.get("activities", []), *extra]
+
+
+def _data_converter(existing: DataConverter | None) -> DataConverter:
+    """Let pydantic models through the user's converter, whatever else it does."""
+    if existing is None:
+        existing = DataConverter.default
+    if existing.payload_converter_class is DefaultPayloadConverter:
+        return dataclasses.replace(
+            existing, payload_converter_class=PydanticPayloadConverter
+        )
+    probe = WorkItem(id="probe", data={"n": 1})
+    converter = existing.payload_converter
+    try:
+        same = converter.from_payload(converter.to_payload(probe), WorkItem) == probe
+    except Exception as error:
+        raise _unfit(existing) from error
+    if not same:
+        raise _unfit(existing)
+    return existing
+
+
+def _unfit(existing: DataConverter) -> TierpoolError:
+    name = existing.payload_converter_class.__name__
+    return TierpoolError(
+        f"the client's payload converter {name} cannot carry pydantic models; "
+        "derive it from temporalio.contrib.pydantic.PydanticPayloadConverter"
+    )
+
+
+def _runner(existing: WorkflowRunner | None) -> WorkflowRunner:
+    """Pass this package through the user's sandbox; other runners stay as they are."""
+    if existing is None:
+        existing = SandboxedWorkflowRunner()
+    if not isinstance(existing, SandboxedWorkflowRunner):
+        return existing
+    allowed = existing.restrictions.with_passthrough_modules("tierpool")
+    return dataclasses.replace(existing, restrictions=allowed)

@@ -1,0 +1,223 @@
+"""What to do after an attempt: pure decisions over its outcome.
+
+`failure_of` reads what Temporal reports; `decide` says what comes next. No
+awaiting and no workflow state here, so every row of the table is a unit test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
+
+from pydantic import ValidationError
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    TimeoutError,
+    TimeoutType,
+)
+
+from tierpool.blueprint import Reply
+from tierpool.contracts import AgentResult, FailureDetail, NextStep, Outcome
+
+__all__ = [
+    "Done",
+    "Escalate",
+    "Failover",
+    "GiveUp",
+    "Next",
+    "Progress",
+    "Repair",
+    "Wait",
+    "backoff",
+    "decide",
+    "failure_of",
+]
+
+UNBILLED_ATTEMPTS = 12
+"""Attempts that cost nothing are bounded too: each adds about 11 history events."""
+
+_FIRST_WAIT = timedelta(seconds=1)
+_TURNED_AWAY = 2
+"""Unbilled attempts in a row after which a fallback is tried."""
+_PATIENCE = timedelta(seconds=30)
+"""A provider that asks for a longer wait counts as unavailable."""
+_LONGEST_WAIT = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The reply is valid."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait, then make the same attempt again."""
+
+    delay: timedelta
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Send the answer back with what is wrong with it."""
+
+    text: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Escalate:
+    """Try the next tier."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """Try the next model of the same tier."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No attempt can help, or none is left."""
+
+    reason: str
+
+
+Next: TypeAlias = Done | Wait | Repair | Escalate | Failover | GiveUp
+
+
+@dataclass
+class Progress:
+    """What a call has tried so far."""
+
+    max_paid: int
+    """Attempts that may cost something."""
+    paid: int = 0
+    unbilled: int = 0
+    repaired: bool = False
+    """One repair for each tier."""
+    fallbacks_left: int = 0
+    turned_away: int = 0
+    """Unbilled attempts in a row on this model."""
+
+    def count(self, outcome: Outcome) -> None:
+        """Count an attempt."""
+        if outcome is Outcome.UNBILLED:
+            self.unbilled += 1
+            self.turned_away += 1
+        else:
+            self.paid += 1
+            self.turned_away = 0
+
+    @property
+    def exhausted(self) -> str:
+        """Say which bound is reached; empty while none is."""
+        if self.paid >= self.max_paid:
+            return f"{self.paid} paid attempts, which is the role's max_attempts"
+        if self.unbilled >= UNBILLED_ATTEMPTS:
+            return f"{self.unbilled} attempts were turned away"
+        return ""
+
+
+def backoff(tries: int, jitter: float) -> timedelta:
+    """Return the wait before another try: doubling, bounded, less up to a quarter.
+
+    Args:
+        tries: Tries so far, from 1.
+        jitter: A random number from 0 to 1.
+    """
+    doubled = float(2 ** (min(tries, 20) - 1))
+    return min(_FIRST_WAIT * doubled, _LONGEST_WAIT) * (1 - 0.25 * jitter)
+
+
+def decide(
+    progress: Progress, last: AgentResult | FailureDetail, jitter: float
+) -> Next:
+    """Say what follows an attempt that `progress` has counted already."""
+    if isinstance(last, AgentResult):
+        if last.reply is not None:
+            return Done(last.reply)
+        if progress.exhausted:
+            return GiveUp(f"{last.problem} ({progress.exhausted})")
+        if progress.repaired:
+            return Escalate(f"no valid reply: {last.problem}")
+        return Repair(last.text, last.problem)
+    if last.next is NextStep.FAIL:
+        return GiveUp(last.message)
+    if progress.exhausted:
+        return GiveUp(f"{last.message} ({progress.exhausted})")
+    if last.next is NextStep.ESCALATE:
+        return Escalate(last.message)
+    if progress.fallbacks_left and _unavailable(progress, last):
+        return Failover(last.message)
+    if last.next is NextStep.FAILOVER and last.retry_after is None:
+        return GiveUp(f"{last.message} (no fallback is left)")
+    tries = progress.unbilled + progress.paid
+    return Wait(last.retry_after or backoff(tries, jitter), last.message)
+
+
+def _unavailable(progress: Progress, last: FailureDetail) -> bool:
+    """Tell whether another model should be tried before this one again."""
+    if last.next is NextStep.FAILOVER:
+        return True
+    if last.outcome is not Outcome.UNBILLED:
+        return False
+    long = last.retry_after is not None and last.retry_after > _PATIENCE
+    return long or progress.turned_away >= _TURNED_AWAY
+
+
+def failure_of(error: ActivityError) -> FailureDetail:
+    """Read the outcome of an attempt that ended without a result.
+
+    What is not known to be free counts as ambiguous.
+    """
+    cause = error.cause
+    if isinstance(cause, TimeoutError):
+        return _timed_out(cause)
+    if not isinstance(cause, ApplicationError):
+        return FailureDetail(
+            outcome=Outcome.AMBIGUOUS, next=NextStep.FAIL, message=f"{cause or error}"
+        )
+    if cause.details:
+        try:
+            return FailureDetail.model_validate(cause.details[0])
+        except ValidationError:
+            pass  # another activity's details: judged by its type below
+    if cause.type == "WorkerShutdown":
+        return FailureDetail(
+            outcome=Outcome.AMBIGUOUS,
+            next=NextStep.RETRY,
+            message="the worker was stopped during the attempt",
+        )
+    return FailureDetail(
+        outcome=Outcome.AMBIGUOUS,
+        next=NextStep.FAIL,
+        message=f"{cause.type or 'error'}: {cause.message}",
+    )
+
+
+def _timed_out(cause: TimeoutError) -> FailureDetail:
+    if cause.type is TimeoutType.SCHEDULE_TO_START:
+        return FailureDetail(
+            outcome=Outcome.UNBILLED,
+            next=NextStep.FAILOVER,
+            message="no worker took the attempt in time",
+        )
+    what = {
+        TimeoutType.HEARTBEAT: "the worker was lost during the attempt",
+        TimeoutType.START_TO_CLOSE: "the attempt took longer than its timeout",
+    }
+    return FailureDetail(
+        outcome=Outcome.AMBIGUOUS,
+        next=NextStep.RETRY,
+        message=what.get(cause.type, "the attempt timed out")
+        if cause.type
+        else "the attempt timed out",
+    )

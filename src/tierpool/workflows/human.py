@@ -1,0 +1,88 @@
+"""Human roles: decisions that arrive by the `decide` update."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+from tierpool.blueprint import Reply
+from tierpool.contracts import HumanDecision
+from tierpool.replies import validate_reply
+
+__all__ = ["Decisions"]
+
+
+@dataclass
+class Decisions:
+    """Human roles that wait, and what was decided."""
+
+    waiting: dict[str, str | None] = field(default_factory=dict)
+    """Role → JSON Schema of its reply, in the order of asking."""
+    decided: dict[str, Reply] = field(default_factory=dict)
+
+    def check(self, decision: HumanDecision) -> None:
+        """Refuse a decision that nobody waits for or that breaks the role's schema.
+
+        Runs as the update's validator: a refused decision leaves no trace.
+        """
+        role = self._role(decision)
+        schema = self.waiting[role]
+        if schema:
+            problem = validate_reply(decision.reply, json.loads(schema))
+            if problem:
+                raise ApplicationError(
+                    f"the decision is not a valid reply of {role}: {problem}",
+                    type="InvalidDecision",
+                    non_retryable=True,
+                )
+
+    def take(self, decision: HumanDecision) -> None:
+        """Record a decision that `check` let pass."""
+        role = self._role(decision)
+        del self.waiting[role]
+        self.decided[role] = decision.reply
+
+    async def wait(
+        self, role: str, schema: str | None, timeout: timedelta | None
+    ) -> Reply:
+        """Wait for the decision of a role.
+
+        Raises:
+            TimeoutError: when nobody decided in time.
+        """
+        await workflow.wait_condition(lambda: role not in self.waiting)
+        self.waiting[role] = schema
+        try:
+            await workflow.wait_condition(
+                lambda: role in self.decided,
+                timeout=timeout,
+                timeout_summary=f"{role} decides",
+            )
+        finally:
+            self.waiting.pop(role, None)
+        return self.decided.pop(role)
+
+    def _role(self, decision: HumanDecision) -> str:
+        waiting = list(self.waiting)
+        if decision.role in waiting:
+            return decision.role
+        if decision.role is None and len(waiting) == 1:
+            return waiting[0]
+        asked = (
+            f"no decision of {decision.role!r} is awaited"
+            if decision.role
+            else (
+                "several decisions are awaited: name the role"
+                if waiting
+                else "no decision is awaited"
+            )
+        )
+        raise ApplicationError(
+            f"{asked}; waiting: {', '.join(waiting) or 'nobody'}",
+            type="InvalidDecision",
+            non_retryable=True,
+        )

@@ -1,0 +1,121 @@
+"""Where a call goes: the Route is obtained here, recorded, and then obeyed.
+
+The workflow never computes a tier. Fixed tiers stand in the snapshot; all
+else is answered by the route activity, so a new classifier cannot change a
+replay.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal, cast
+
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    FailureError,
+    is_cancelled_exception,
+)
+
+from tierpool.contracts import (
+    AgentRequest,
+    Attempt,
+    FailureDetail,
+    Message,
+    Route,
+    RouteAnswer,
+    RouteRequest,
+)
+from tierpool.errors import AgentCallFailed, NoTierAbove
+from tierpool.fleet import FleetSnapshot
+from tierpool.workflows.account import perform
+from tierpool.workflows.render import attempt_summary, shorten
+from tierpool.workflows.run import RunState
+from tierpool.workflows.stubs import route_activity
+
+__all__ = ["route_for"]
+
+CLASSIFIER_ROLE = "classifier"
+"""Activity type of an attempt of the LLM classifier."""
+
+_CLASSIFIER_TOKENS = 24
+_CLASSIFIER_TIMEOUT = timedelta(seconds=30)
+
+
+async def route_for(run: RunState, request: RouteRequest, made: list[Attempt]) -> Route:
+    """Obtain the Route of a call.
+
+    Raises:
+        NoTierAbove: when an escalation asks for more than the role's highest tier.
+        AgentCallFailed: when the policy refuses what the caller asked for.
+    """
+    snapshot = run.snapshot
+    if request.wanted is None and request.above is None:
+        fixed = snapshot.fixed_route(request.role)
+        if fixed is not None:
+            return fixed
+    try:
+        answer = await _ask(run, request, made)
+    except (ActivityError, ApplicationError) as error:
+        # a local activity's own failure arrives without an ActivityError around it
+        if is_cancelled_exception(error):
+            raise
+        return _safe(snapshot, request, error)
+    if answer.route is None:
+        above = f"no tier above {request.above} is open to it"
+        raise NoTierAbove(request.role, f"{above}: {request.why}")
+    return answer.route
+
+
+async def _ask(
+    run: RunState, request: RouteRequest, made: list[Attempt]
+) -> RouteAnswer:
+    summary = f"route {request.role}"
+    answer = await route_activity(request, summary)
+    if answer.ask is None:
+        return answer
+    verdict = await _classify(run, request.role, answer.ask, answer, made)
+    return await route_activity(request.model_copy(update=verdict), summary)
+
+
+async def _classify(
+    run: RunState, role: str, route: Route, asked: RouteAnswer, made: list[Attempt]
+) -> dict[str, str]:
+    """Ask the LLM classifier: one ordinary, paid attempt; no answer is an answer."""
+    prompt, schema = run.keep(asked.ask_prompt), run.keep(asked.ask_schema)
+    tier = run.snapshot.tiers[route.tier]
+    model = tier.models[route.fallback]
+    request = AgentRequest(
+        role=CLASSIFIER_ROLE,
+        item_id=run.item_id,
+        route=route,
+        messages=(Message(role="user", text=asked.ask_text),),
+        prompt=prompt,
+        output=schema,
+        max_output_tokens=min(_CLASSIFIER_TOKENS, tier.max_output_tokens),
+        temperature=0.0,
+        base_url=model.base_url,
+        api_key_env=model.api_key_env,
+        timeout=min(tier.timeout, _CLASSIFIER_TIMEOUT),
+    )
+    try:
+        last = await perform(
+            run, request, attempt_summary(CLASSIFIER_ROLE, route, f"for {role}"), made
+        )
+    finally:
+        run.forget([prompt, schema])
+    if isinstance(last, FailureDetail):
+        return {"classifier_failed": shorten(last.message, 80)}
+    if last.reply is None:
+        return {"classifier_failed": shorten(last.problem, 80)}
+    return {"classified": cast(Literal["NANO"], last.reply.get("tier"))}
+
+
+def _safe(snapshot: FleetSnapshot, request: RouteRequest, error: FailureError) -> Route:
+    """Go on at the safe default; what a caller asked for is refused instead."""
+    cause = str(error.cause or error)
+    if request.above is not None or request.wanted is not None:
+        raise AgentCallFailed(request.role, f"no route: {cause}") from error
+    return snapshot.safe_route(
+        request.role, f"safe default: no classification ({shorten(cause, 80)})"
+    )

@@ -1,0 +1,76 @@
+"""Typed signatures of the activities that workflows call.
+
+Workflows know activities by these stubs only, so that a wrong argument fails
+the type checker and no provider SDK is imported on the workflow's side.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio import activity, workflow
+from temporalio.common import RetryPolicy
+
+from tierpool.contracts import AgentRequest, AgentResult, RouteAnswer, RouteRequest
+
+__all__ = ["attempt_activity", "fleet_activity", "route_activity"]
+
+HEARTBEAT_TIMEOUT = timedelta(seconds=5)
+"""A lost worker is noticed this long after its last heartbeat."""
+
+GRACE = timedelta(seconds=15)
+"""What an attempt may take beyond the provider's time: queries, validation."""
+
+_ONCE = RetryPolicy(maximum_attempts=1)
+_LOCAL = RetryPolicy(maximum_attempts=2)
+
+
+@activity.defn(name="tierpool_route")
+async def _route(request: RouteRequest) -> RouteAnswer:
+    raise NotImplementedError(request)
+
+
+@activity.defn(name="tierpool_fleet")
+async def _fleet() -> str:
+    raise NotImplementedError
+
+
+async def route_activity(request: RouteRequest, summary: str) -> RouteAnswer:
+    """Let the classifier and the policy decide on a tier."""
+    return await workflow.execute_local_activity(
+        _route,
+        request,
+        start_to_close_timeout=timedelta(seconds=5),
+        retry_policy=_LOCAL,
+        summary=summary,
+    )
+
+
+async def fleet_activity() -> str:
+    """Record what this run knows of the fleet: a packed FleetSnapshot."""
+    return await workflow.execute_local_activity(
+        _fleet,
+        start_to_close_timeout=timedelta(seconds=5),
+        retry_policy=_LOCAL,
+        summary="fleet",
+    )
+
+
+async def attempt_activity(request: AgentRequest, summary: str) -> AgentResult:
+    """Make one attempt: one activity, one payment, never retried by the server.
+
+    The activity's type is the role, so that timelines and metrics speak of
+    roles. Cancelling waits until the provider's connection is closed.
+    """
+    result: AgentResult = await workflow.execute_activity(
+        request.role,
+        request,
+        task_queue=request.route.queue,
+        result_type=AgentResult,
+        start_to_close_timeout=request.timeout + GRACE,
+        heartbeat_timeout=HEARTBEAT_TIMEOUT,
+        retry_policy=_ONCE,
+        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=summary,
+    )
+    return result

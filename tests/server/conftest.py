@@ -1,0 +1,145 @@
+"""A real Temporal server, a scripted provider over real HTTP, a fleet's workers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from tierpool import TierpoolPlugin, flow_result, load_fleet, start_flow
+from tierpool.client import ItemHandle
+from tierpool.contracts import FlowResult
+from tierpool.fleet import LoadedFleet
+from tierpool.testing import ScriptedProvider, dev_server, time_skipping_server
+from tierpool.worker import Served, run_workers
+
+FLEET = """
+version: 1
+fleet: FLEET_NAME
+tiers:
+  nano:
+    model: openai:small
+    base_url: BASE_URL/v1
+    price: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}
+    pool: {max_instances: 4}
+  standard:
+    model: anthropic:middle
+    base_url: BASE_URL
+    price: {input_usd_per_mtok: 10, output_usd_per_mtok: 20}
+    pool: {max_instances: 4}
+  premium:
+    model: openai:large
+    base_url: BASE_URL/v1
+    price: {input_usd_per_mtok: 100, output_usd_per_mtok: 200}
+    pool: {max_instances: 2}
+"""
+
+
+@pytest.fixture(scope="session")
+async def server() -> AsyncIterator[WorkflowEnvironment]:
+    async with dev_server() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+async def skipping() -> AsyncIterator[WorkflowEnvironment]:
+    async with time_skipping_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedProvider]:
+    async with ScriptedProvider() as scripted:
+        yield scripted
+
+
+@dataclass
+class Running:
+    """A fleet with its workers, and short ways to use it."""
+
+    fleet: LoadedFleet
+    client: Client
+    provider: ScriptedProvider
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def start(self, flow: str, item: Any = "text", **more: Any) -> ItemHandle:
+        more.setdefault("id", f"item-{uuid4().hex[:8]}")
+        return await start_flow(self.client, flow, item, **more)
+
+    async def run(self, flow: str, item: Any = "text", **more: Any) -> FlowResult:
+        return await flow_result(await self.start(flow, item, **more))
+
+    @asynccontextmanager
+    async def worker(self, *workflows: type, **more: Any) -> AsyncIterator[str]:
+        """Run a user's own worker with these workflows; yields its task queue."""
+        queue = f"own-{uuid4().hex[:8]}"
+        async with Worker(self.client, task_queue=queue, workflows=workflows, **more):
+            yield queue
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def running(
+    server: WorkflowEnvironment,
+    provider: ScriptedProvider,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Start]:
+    """Start a fleet from the YAML of its agents and flows; its workers end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            yaml: str,
+            *,
+            base: str = FLEET,
+            environment: WorkflowEnvironment = server,
+            served: Sequence[str] | None = None,
+            **files: str,
+        ) -> Running:
+            monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+            monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test-0123456789abcdef")
+            text = (base + yaml).replace("BASE_URL", provider.base_url)
+            text = text.replace("FLEET_NAME", f"t{uuid4().hex[:8]}")
+            for name, content in files.items():
+                (tmp_path / name.replace("__", ".")).write_text(content)
+            path = tmp_path / "agents.yaml"
+            path.write_text(text)
+            fleet = load_fleet(path)
+            config = environment.client.config()
+            config["plugins"] = [TierpoolPlugin(fleet)]
+            client = Client(**config)
+            await stack.enter_async_context(working(client, fleet, served))
+            return Running(fleet, client, provider)
+
+        yield start
+
+
+@asynccontextmanager
+async def working(
+    client: Client, fleet: LoadedFleet, served: Sequence[str] | None = None
+) -> AsyncIterator[None]:
+    """Run workers of the fleet for as long as the block lasts."""
+    everything = Served.everything(fleet)
+    parts = everything if served is None else Served(pools=tuple(served))
+    stop, ready = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(
+        run_workers(client, parts, stop, on_ready=lambda _: ready.set())
+    )
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if task.done():
+            task.result()
+        yield
+    finally:
+        stop.set()
+        await task

@@ -1,0 +1,147 @@
+"""What follows an attempt: every row of the decision table."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    RetryState,
+    TimeoutError,
+    TimeoutType,
+)
+
+from tierpool.contracts import AgentResult, FailureDetail, NextStep, Outcome
+from tierpool.workflows import attempts as step
+
+
+def failure(
+    next: NextStep, outcome: Outcome = Outcome.UNBILLED, **more: object
+) -> FailureDetail:
+    return FailureDetail.model_validate(
+        {"outcome": outcome, "next": next, "message": "it failed", **more}
+    )
+
+
+def progress(**more: object) -> step.Progress:
+    made = step.Progress(max_paid=3)
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+INVALID = AgentResult(problem="not JSON", text="hm")
+
+
+@pytest.mark.parametrize(
+    ("expected", "last", "so_far"),
+    [
+        (step.Done({"a": 1}), AgentResult(reply={"a": 1}), {"paid": 3}),
+        (step.Repair("hm", "not JSON"), INVALID, {"paid": 1}),
+        (step.Escalate("no valid reply: not JSON"), INVALID, {"paid": 2, "repaired": True}),
+        (step.GiveUp("it failed"), failure(NextStep.FAIL), {}),
+        (step.Escalate("it failed"), failure(NextStep.ESCALATE), {"paid": 1}),
+        (step.Failover("it failed"), failure(NextStep.FAILOVER), {"fallbacks_left": 1}),
+        (
+            step.GiveUp("it failed (no fallback is left)"),
+            failure(NextStep.FAILOVER),
+            {},
+        ),
+        (
+            step.Wait(timedelta(seconds=7), "it failed"),
+            failure(NextStep.RETRY, retry_after=7),
+            {"unbilled": 1},
+        ),
+        (
+            step.Wait(timedelta(seconds=4), "it failed"),
+            failure(NextStep.RETRY),
+            {"unbilled": 3},
+        ),
+        (
+            step.Wait(timedelta(seconds=9), "it failed"),
+            failure(NextStep.FAILOVER, retry_after=9),
+            {"unbilled": 1},
+        ),
+    ],
+)  # fmt: skip
+def test_every_outcome_has_one_next_step(
+    expected: step.Next, last: AgentResult | FailureDetail, so_far: dict[str, object]
+) -> None:
+    """Each kind of outcome leads to its own next step."""
+    assert expected == step.decide(progress(**so_far), last, jitter=0.0)
+
+
+def test_paid_attempts_are_bounded_by_the_role() -> None:
+    """After max_attempts paid attempts the call gives up and says so."""
+    decision = step.decide(
+        progress(paid=3), failure(NextStep.RETRY, Outcome.AMBIGUOUS), jitter=0.0
+    )
+
+    assert decision == step.GiveUp(
+        "it failed (3 paid attempts, which is the role's max_attempts)"
+    )
+
+
+def test_unbilled_attempts_are_bounded_too() -> None:
+    """A provider that turns every attempt away does not fill the history for ever."""
+    decision = step.decide(
+        progress(unbilled=step.UNBILLED_ATTEMPTS), failure(NextStep.RETRY), jitter=0.0
+    )
+
+    assert isinstance(decision, step.GiveUp)
+    assert "turned away" in decision.reason
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1))
+def test_backoff_grows_within_bounds(tries: int, jitter: float) -> None:
+    """A wait is never above two minutes and never below three quarters of a second."""
+    wait = step.backoff(tries, jitter)
+
+    assert timedelta(seconds=0.75) <= wait <= timedelta(minutes=2)
+
+
+def activity_error(cause: BaseException) -> ActivityError:
+    error = ActivityError(
+        "failed",
+        scheduled_event_id=1,
+        started_event_id=2,
+        identity="w",
+        activity_type="reviewer",
+        activity_id="1",
+        retry_state=RetryState.MAXIMUM_ATTEMPTS_REACHED,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def timed_out(kind: TimeoutType) -> TimeoutError:
+    return TimeoutError("timed out", type=kind, last_heartbeat_details=[])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "next", "cause"),
+    [
+        (
+            Outcome.UNBILLED,
+            NextStep.RETRY,
+            ApplicationError(
+                "429", {"outcome": "unbilled", "next": "retry", "message": "429"}
+            ),
+        ),
+        (Outcome.AMBIGUOUS, NextStep.RETRY, ApplicationError("x", type="WorkerShutdown")),
+        (Outcome.AMBIGUOUS, NextStep.FAIL, ApplicationError("x", type="PayloadsTooLarge")),
+        (Outcome.AMBIGUOUS, NextStep.FAIL, ApplicationError("x", {"other": "details"})),
+        (Outcome.AMBIGUOUS, NextStep.RETRY, timed_out(TimeoutType.HEARTBEAT)),
+        (Outcome.AMBIGUOUS, NextStep.RETRY, timed_out(TimeoutType.START_TO_CLOSE)),
+        (Outcome.UNBILLED, NextStep.FAILOVER, timed_out(TimeoutType.SCHEDULE_TO_START)),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_to_be_free_is_ambiguous(
+    outcome: Outcome, next: NextStep, cause: BaseException
+) -> None:
+    """Only what was surely refused before work counts as unbilled."""
+    detail = step.failure_of(activity_error(cause))
+
+    assert (outcome, next) == (detail.outcome, detail.next)
