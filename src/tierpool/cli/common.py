@@ -1,0 +1,116 @@
+"""What the commands share: output, the fleet file, the connection."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+from rich.console import Console
+from rich.table import Table
+from temporalio.client import Client
+
+from tierpool.client import connect, state_folder
+from tierpool.config import load_fleet
+from tierpool.devserver import find_dev_server
+from tierpool.errors import ConfigError, Problem, TierpoolError
+from tierpool.fleet import LoadedFleet
+from tierpool.plugin import TierpoolPlugin
+
+__all__ = [
+    "DONE",
+    "FAILED",
+    "UNREACHABLE",
+    "USAGE",
+    "connected",
+    "console",
+    "load",
+    "print_error",
+    "print_json",
+    "print_problems",
+    "table",
+]
+
+DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+
+
+def load(args: argparse.Namespace) -> LoadedFleet:
+    """Read the fleet file that the command line names.
+
+    Raises:
+        ConfigError: with all its problems.
+    """
+    return load_fleet(Path(args.file))
+
+
+async def connected(fleet: LoadedFleet) -> Client:
+    """Connect with the plugin; the embedded server's address is the default.
+
+    Raises:
+        ServerError: if no server answers.
+    """
+    embedded = find_dev_server(state_folder(fleet.path))
+    address = embedded.address if embedded else None
+    return await connect([TierpoolPlugin(fleet)], address=address)
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document on standard output."""
+    sys.stdout.write(
+        json.dumps(to_jsonable_python(document), ensure_ascii=False) + "\n"
+    )
+
+
+def print_error(args: argparse.Namespace, error: TierpoolError) -> None:
+    """Say what went wrong: as JSON on standard output, or for people on the other."""
+    if getattr(args, "json", False):
+        document: dict[str, Any] = {"error": str(error), "type": error.type_name}
+        if isinstance(error, ConfigError):
+            document["problems"] = [p.as_dict() for p in error.problems]
+        print_json(document)
+    elif isinstance(error, ConfigError):
+        print_problems(error.problems)
+    else:
+        _errors.print(f"[red]error:[/] {_plain(str(error))}", soft_wrap=True)
+
+
+def print_problems(problems: Sequence[Problem]) -> None:
+    """Write problems for people, one a line, on standard error."""
+    colours = {"error": "red", "warning": "yellow"}
+    for problem in problems:
+        text = _plain(str(problem))
+        word = f"{problem.severity}:"
+        shown = text.replace(word, f"[{colours[problem.severity]}]{word}[/]", 1)
+        _errors.print(shown, soft_wrap=True)
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = ""
+) -> Table:
+    """Make a table; columns that start with `>` are aligned to the right."""
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        made.add_column(
+            column.lstrip(">"), justify="right" if right else "left", overflow="fold"
+        )
+    for row in rows:
+        made.add_row(*(_plain(str(cell)) for cell in row))
+    return made
+
+
+def _plain(text: str) -> str:
+    """Keep rich from reading brackets in our texts as styles."""
+    return text.replace("[", "\\[")
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Write counts such as `3 done, 1 failed`."""
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "none"

@@ -1,0 +1,110 @@
+"""`tierpool dev`: server, Web UI and the whole fleet, in one command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client
+
+from tierpool.blueprint import split_model
+from tierpool.cli.common import DONE, console, load, print_json
+from tierpool.cli.worker import add_grace
+from tierpool.client import connect, state_folder
+from tierpool.devserver import EmbeddedServer, embedded_server, local_model
+from tierpool.fleet import LoadedFleet
+from tierpool.plugin import TierpoolPlugin
+from tierpool.worker import Served, run_workers, stop_on_signals
+
+LOCAL_BASE_URL = "TIERPOOL_LOCAL_BASE_URL"
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the sub-parser."""
+    this = commands.add_parser(
+        "dev", parents=[common],
+        help="run an embedded Temporal server, its Web UI and the whole fleet",
+    )  # fmt: skip
+    this.add_argument(
+        "--state", metavar="DIR", help="where items are kept (default: .tierpool)"
+    )
+    this.add_argument("--no-ui", action="store_true", help="without the Web UI")
+    add_grace(this)
+    this.set_defaults(command=command)
+
+
+@dataclass(frozen=True, slots=True)
+class DevFleet:
+    """A running embedded server and a client for its fleet."""
+
+    server: EmbeddedServer
+    client: Client
+
+
+@asynccontextmanager
+async def dev_servers(
+    fleet: LoadedFleet, state: Path, *, ui: bool = True
+) -> AsyncIterator[DevFleet]:
+    """Run what a fleet needs on one machine: Temporal and, if asked for, the small model."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(embedded_server(state, ui=ui))
+        if needs_local_model(fleet):
+            model = await stack.enter_async_context(local_model(state))
+            os.environ[LOCAL_BASE_URL] = model.base_url
+        client = await connect([TierpoolPlugin(fleet)], address=server.address)
+        yield DevFleet(server, client)
+
+
+def needs_local_model(fleet: LoadedFleet) -> bool:
+    """Tell whether a tier uses the small model without an address of its own."""
+    if os.environ.get(LOCAL_BASE_URL):
+        return False
+    return any(
+        split_model(model.model)[0] == "local" and model.base_url is None
+        for tier in fleet.snapshot.tiers.values()
+        for model in tier.models
+    )
+
+
+async def command(args: argparse.Namespace) -> int:
+    """Run everything until Ctrl-C; items go on where they were at the next start."""
+    fleet = load(args)
+    state = Path(args.state) if args.state else state_folder(fleet.path)
+    grace = timedelta(seconds=args.grace)
+    stop = asyncio.Event()
+    with stop_on_signals(stop, grace):
+        async with dev_servers(fleet, state, ui=not args.no_ui) as dev:
+            ready = _announce(args, fleet, dev.server)
+            await run_workers(
+                dev.client, Served.everything(fleet), stop, grace=grace, on_ready=ready
+            )
+    return DONE
+
+
+def _announce(
+    args: argparse.Namespace, fleet: LoadedFleet, server: EmbeddedServer
+) -> Callable[[Sequence[str]], None]:
+    def ready(queues: Sequence[str]) -> None:
+        if args.json:
+            print_json(
+                {"ready": True, "address": server.address, "ui": server.ui_address,
+                 "fleet": fleet.name, "task_queues": list(queues), "pid": os.getpid()}
+            )  # fmt: skip
+            return
+        console.print(f"fleet    {fleet.name}: {', '.join(fleet.fleet.tiers)}")
+        console.print(
+            f"server   {server.address}"
+            + (" (taken up again)" if server.adopted else "")
+        )
+        if server.ui_address:
+            console.print(f"Web UI   {server.ui_address}")
+        console.print("ready; Ctrl-C drains and stops")
+
+    return ready

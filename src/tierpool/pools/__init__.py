@@ -1,0 +1,1 @@
+"""Pools: all workers that poll one tier's task queues."""
