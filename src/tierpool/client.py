@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,11 +96,20 @@ async def connect(
             Client.connect(**options, plugins=list(plugins)), timeout_s
         )
     except (RuntimeError, RPCError, TimeoutError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "no answer in time"
+        reason = _reason(error)
         raise ServerError(
             f"no Temporal server at {options['target_host']}: {reason}. "
             "Start one with `tierpool dev`, or name yours with TEMPORAL_ADDRESS"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Find the words for people in an error of the transport."""
+    text = str(error)
+    named = re.findall(r'message: "([^"]+)"', text)
+    if named:
+        return str(named[-1]).lower()
+    return text.splitlines()[0] if text else "no answer in time"
 
 
 def fleet_of(client: Client) -> LoadedFleet:

@@ -20,6 +20,7 @@ from tierpool.devserver import find_dev_server
 from tierpool.errors import ConfigError, Problem, TierpoolError
 from tierpool.fleet import LoadedFleet
 from tierpool.plugin import TierpoolPlugin
+from tierpool.pools.observe import QueueView
 
 __all__ = [
     "DONE",
@@ -28,6 +29,9 @@ __all__ = [
     "USAGE",
     "connected",
     "console",
+    "counted",
+    "errors",
+    "how_to_start",
     "load",
     "print_error",
     "print_json",
@@ -37,8 +41,10 @@ __all__ = [
 
 DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
-console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+# what is piped into a file or another program is not folded at 80 columns
+_WIDTH = None if sys.stdout.isatty() else 200
+console = Console(highlight=False, width=_WIDTH)
+errors = Console(stderr=True, highlight=False)
 
 
 def load(args: argparse.Namespace) -> LoadedFleet:
@@ -78,7 +84,7 @@ def print_error(args: argparse.Namespace, error: TierpoolError) -> None:
     elif isinstance(error, ConfigError):
         print_problems(error.problems)
     else:
-        _errors.print(f"[red]error:[/] {_plain(str(error))}", soft_wrap=True)
+        errors.print(f"[red]error:[/] {_plain(str(error))}", soft_wrap=True)
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
@@ -88,7 +94,7 @@ def print_problems(problems: Sequence[Problem]) -> None:
         text = _plain(str(problem))
         word = f"{problem.severity}:"
         shown = text.replace(word, f"[{colours[problem.severity]}]{word}[/]", 1)
-        _errors.print(shown, soft_wrap=True)
+        errors.print(shown, soft_wrap=True)
 
 
 def table(
@@ -109,6 +115,16 @@ def table(
 def _plain(text: str) -> str:
     """Keep rich from reading brackets in our texts as styles."""
     return text.replace("[", "\\[")
+
+
+def how_to_start(args: argparse.Namespace, queue: QueueView) -> str:
+    """Say how to serve a queue that nobody polls."""
+    own = {"flows": "--flows", "tools": "--tools"}
+    flag = own.get(queue.pool, f"--pool {queue.pool}")
+    return (
+        f"no worker on {queue.queue}; start one: "
+        f"tierpool worker {flag} --file {args.file}"
+    )
 
 
 def counted(counts: Mapping[str, int]) -> str:

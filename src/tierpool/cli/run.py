@@ -19,6 +19,8 @@ from tierpool.cli.common import (
     connected,
     console,
     counted,
+    errors,
+    how_to_start,
     load,
     print_json,
     table,
@@ -30,6 +32,7 @@ from tierpool.errors import TierpoolError, UnknownName
 from tierpool.fleet import LoadedFleet
 from tierpool.flow import CANCELLED
 from tierpool.flow import FAILED as FAILED_STATE
+from tierpool.pools.observe import observe
 from tierpool.telemetry import ATTRIBUTE_STATE
 
 __all__ = ["Ended", "add", "command", "follow", "result_table", "start_all"]
@@ -82,10 +85,11 @@ async def command(args: argparse.Namespace) -> int:
     if args.no_wait:
         _say_started(args, handles)
         return DONE
+    await _warn_of_idle_queues(client, fleet, args)
     try:
         ended = await follow(client, fleet, args.flow, handles, show=not args.json)
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        console.print(
+    except asyncio.CancelledError:
+        errors.print(
             f"{len(handles)} items go on without this command; follow them again with "
             "the same command and --id-conflict use"
         )
@@ -93,6 +97,16 @@ async def command(args: argparse.Namespace) -> int:
     _report(args, ended)
     bad = [e for e in ended if e.result.state in (FAILED_STATE, CANCELLED)]
     return FAILED if bad else DONE
+
+
+async def _warn_of_idle_queues(
+    client: Client, fleet: LoadedFleet, args: argparse.Namespace
+) -> None:
+    """Say which queues nobody polls: an item would wait there without a word."""
+    view = await observe(client, fleet)
+    for queue in view.queues:
+        if not queue.workers:
+            errors.print(f"[yellow]{how_to_start(args, queue)}[/]", soft_wrap=True)
 
 
 async def start_all(

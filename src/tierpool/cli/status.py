@@ -9,8 +9,16 @@ from typing import Any
 from rich.console import Group
 from rich.live import Live
 
-from tierpool.cli.common import DONE, connected, console, load, print_json, table
-from tierpool.pools.observe import FleetView, QueueView, observe
+from tierpool.cli.common import (
+    DONE,
+    connected,
+    console,
+    how_to_start,
+    load,
+    print_json,
+    table,
+)
+from tierpool.pools.observe import FleetView, observe
 
 _WATCH_SECONDS = 2.0
 
@@ -59,7 +67,7 @@ def _render(args: argparse.Namespace, view: FleetView) -> Group:
     ]
     parts: list[Any] = [table(columns, rows, f"fleet {view.fleet}")]
     parts += [
-        f"[yellow]{_how_to_start(args, q)}[/]" for q in view.queues if not q.workers
+        f"[yellow]{how_to_start(args, q)}[/]" for q in view.queues if not q.workers
     ]
     items = [[i.flow, i.state, i.items] for i in view.items]
     title = "running items" + ("" if view.items_complete else " (of the first 5,000)")
@@ -70,10 +78,3 @@ def _render(args: argparse.Namespace, view: FleetView) -> Group:
         else "no running items",
     ]
     return Group(*parts)
-
-
-def _how_to_start(args: argparse.Namespace, queue: QueueView) -> str:
-    flag = {"flows": "--flows", "tools": "--tools"}.get(
-        queue.pool, f"--pool {queue.pool}"
-    )
-    return f"no worker on {queue.queue}; start one: tierpool worker {flag} --file {args.file}"

@@ -27,7 +27,10 @@ _ROUTING_SENTENCE_WORDS = 25
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\d\.)\s+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_NUMBER = re.compile(r"\d[\d.,]*|\\[A-Za-z]+|[=<>^√∑∫≤≥±\u00d7÷]")
+_ASCII_GAPS = {code: " " for code in range(128) if not chr(code).isalpha()}
+"""Makes spaces of all that is no letter: several times faster than `_WORD`."""
+# One set of first characters, because alternatives are tried at each position.
+_NUMBER = re.compile(r"[\d\\=<>^√∑∫≤≥±\u00d7÷](?:(?<=\d)[\d.,]*|(?<=\\)[A-Za-z]+)?")
 _FILE = re.compile(r"(?:diff --git a/|\+\+\+ (?:b/)?)(?!/dev/null)(\S+)")
 _HUNK = re.compile(r"@@ -\d")
 _LIST_ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,3}[.)])\s+(?:\[[ xX]\]\s+)?[^\W_]")
@@ -86,7 +89,7 @@ def measure(text: str) -> Features:
     code = {line for line in lines if _is_code(line)}
     sentences = _sentences(lines, code)
     kept = "\n".join(sentences)
-    words = _WORD.findall(kept.casefold())
+    words = _words(kept.casefold())
     distinct = len(set(words))
     return Features(
         chars=len(text),
@@ -114,6 +117,12 @@ def clip(text: str, limit: int = CAP_CHARS) -> str:
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def _words(text: str) -> list[str]:
+    if text.isascii():
+        return [word for word in text.translate(_ASCII_GAPS).split() if len(word) > 1]
+    return _WORD.findall(text)
 
 
 def _is_code(line: str) -> bool:
