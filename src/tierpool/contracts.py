@@ -166,6 +166,8 @@ class RouteAnswer(Wire):
 
     route: Route | None = None
     """None if there is no tier above, or the LLM classifier has to be asked."""
+    refused: str = ""
+    """Why the policy refuses what was asked for: a tier outside the role's range."""
     ask: Route | None = None
     """Where the LLM classifier runs, if it has to be asked (`needs_classifier`)."""
     ask_prompt: str = ""

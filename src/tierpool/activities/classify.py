@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import structlog
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from tierpool.contracts import RouteAnswer, RouteRequest
 from tierpool.errors import TierpoolError
@@ -50,13 +49,10 @@ _CLASSIFIER = _Reported(RulesClassifier())
 async def route(request: RouteRequest) -> RouteAnswer:
     """Decide where a call goes; see `tierpool.routing.policy.decide`.
 
-    Raises:
-        ApplicationError: not retryable, with the type name of the error, if the
-            request names a role or tier that is unknown or not allowed.
+    A role or tier that is unknown or not allowed is an answer, not a failure: it
+    is recorded as such, and nothing is tried again.
     """
     try:
         return decide(request, FleetSnapshot.unpack(request.fleet), _CLASSIFIER)
     except TierpoolError as error:
-        raise ApplicationError(
-            str(error), type=error.type_name, non_retryable=not error.retryable
-        ) from error
+        return RouteAnswer(refused=str(error))

@@ -61,6 +61,8 @@ async def route_for(run: RunState, request: RouteRequest, made: list[Attempt]) -
         if is_cancelled_exception(error):
             raise
         return _safe(snapshot, request, error)
+    if answer.refused:
+        raise AgentCallFailed(request.role, answer.refused)
     if answer.route is None:
         above = f"no tier above {request.above} is open to it"
         raise NoTierAbove(request.role, f"{above}: {request.why}")
