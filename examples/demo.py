@@ -10,6 +10,7 @@ environment.
 import argparse
 import asyncio
 import os
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -29,15 +30,40 @@ from tierpool.worker import Served, exit_now, run_workers, stop_on_signals
 
 HERE = Path(__file__).parent / "support"
 FLOW = "ticket"
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+MODELS = {
+    "openai": ["openai:gpt-5-nano", "openai:gpt-5-mini", "openai:gpt-5"],
+    "anthropic": [
+        "anthropic:claude-haiku-4-5",
+        "anthropic:claude-sonnet-4-6",
+        "anthropic:claude-opus-4-6",
+    ],
+}
 
 
 def fleet_file(provider: str) -> Path:
-    names = {"local": "agents.yaml", "openai": "agents.openai.yaml"}
-    names["anthropic"] = "agents.anthropic.yaml"
-    if provider not in names:
-        raise TierpoolError(f"PROVIDER={provider}: known are {', '.join(names)}")
-    return HERE / names[provider]
+    """Return the example's fleet file, or a copy of it with a provider's models.
+
+    The copy leaves out the example's prices (the provider's own hold), the
+    temperature (some models refuse it) and the small model's output limit.
+    """
+    local = HERE / "agents.yaml"
+    if provider == "local":
+        return local
+    if provider not in MODELS:
+        known = ", ".join(["local", *MODELS])
+        raise TierpoolError(f"PROVIDER={provider} is not known; known: {known}")
+    text = local.read_text()
+    for model in MODELS[provider]:
+        text = text.replace("local:smollm2\n", f"{model}\n", 1)
+    text = re.sub(r"    price:\n(      .*\n)+", "", text)
+    text = text.replace("    temperature: 0\n", "")
+    text = text.replace("max_output_tokens: 32", "max_output_tokens: 2000")
+    copy = HERE / f"agents.{provider}.yaml"
+    copy.write_text(text)
+    return copy
 
 
 def fresh(items: list[WorkItem]) -> list[WorkItem]:
@@ -46,7 +72,8 @@ def fresh(items: list[WorkItem]) -> list[WorkItem]:
     return [item.model_copy(update={"id": f"{item.id}-{stamp}"}) for item in items]
 
 
-async def move(fleet: LoadedFleet, dev: DevFleet) -> list[Ended]:
+async def move(fleet: LoadedFleet, dev: DevFleet, ready: asyncio.Event) -> list[Ended]:
+    await ready.wait()  # nothing is started that nobody would work on
     items = fresh(read_items([str(HERE / "items")], [], None))
     console.print(f"moving {len(items)} items through the flow {FLOW!r} …")
     handles = await start_all(dev.client, FLOW, items)
@@ -69,13 +96,15 @@ async def demo(fleet: LoadedFleet) -> list[Ended]:
                     on_ready=lambda _: ready.set(),
                 )
             )
-            moving = asyncio.create_task(move(fleet, dev))
+            moving = asyncio.create_task(move(fleet, dev, ready))
             await asyncio.wait([workers, moving], return_when="FIRST_COMPLETED")
             stop.set()  # after the last item, or after Ctrl-C
-            if not moving.done():
-                moving.cancel()
-            await workers
-            ended = await moving
+            moving.cancel()  # does nothing to what is done
+            await asyncio.wait([workers, moving])
+            workers.result()
+            if moving.cancelled():
+                raise KeyboardInterrupt
+            ended = moving.result()
             report(fleet, ended, time.monotonic() - started)
     return ended
 
@@ -130,8 +159,9 @@ def main() -> int:
         console.print("stopped; nothing is left running")
         return 130
     shown = os.path.relpath(fleet.path)
-    console.print("look at the items again in the Web UI:")
-    console.print(f"  {os.path.relpath(sys.executable)} -m tierpool dev --file {shown}")
+    program = os.path.relpath(Path(sys.executable).with_name("tierpool"))
+    console.print("look at the items in the Web UI again with:")
+    console.print(f"  {program} dev --file {shown}")
     return 0 if ended else 1
 
 
