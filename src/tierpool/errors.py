@@ -24,6 +24,7 @@ __all__ = [
     "ServerError",
     "TierpoolError",
     "UnknownName",
+    "UsageError",
     "nearest",
 ]
 
@@ -104,6 +105,10 @@ class UnknownName(TierpoolError):
             + (f"did you mean {hint!r}? " if hint else "")
             + f"known: {', '.join(self.known) or 'none'}"
         )
+
+
+class UsageError(TierpoolError):
+    """A command or call that cannot mean anything as it stands."""
 
 
 class PayloadTooLarge(TierpoolError):

@@ -66,7 +66,8 @@ class TierpoolPlugin(SimplePlugin):
         tier = tier_of_queue(fleet, queue)
         if queue == f"{fleet.name}-flows":
             config["workflows"] = [*config.get("workflows", []), FlowWorkflow]
-            config["no_remote_activities"] = True  # local activities still run
+            if not config.get("activities"):
+                config["no_remote_activities"] = True  # local activities still run
             _add_activities(config, [route])
         elif queue == f"{fleet.name}-tools" or tier is not None:
             self._configure_pool(config, tier)
@@ -88,7 +89,10 @@ class TierpoolPlugin(SimplePlugin):
         _add_activities(config, [agents.attempt])
         # an eager dispatch would pass by queue limits and statistics
         config["disable_eager_activity_execution"] = True
-        config["max_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
+        config["max_heartbeat_throttle_interval"] = min(
+            HEARTBEAT_THROTTLE,
+            config.get("max_heartbeat_throttle_interval", HEARTBEAT_THROTTLE),
+        )
         if config.get("tuner") is None and not config.get("max_concurrent_activities"):
             config["max_concurrent_activities"] = slots(fleet, tier)
 
@@ -109,9 +113,19 @@ def tier_of_queue(fleet: LoadedFleet, queue: str) -> str | None:
 
 
 def slots(fleet: LoadedFleet, tier: str | None) -> int:
-    """Return how many attempts one worker process makes at a time."""
+    """Return how many attempts one worker process makes at a time.
+
+    Raises:
+        TierpoolError: for a paused pool; to Temporal 0 slots would mean 100.
+    """
     if tier is not None:
-        return fleet.fleet.tiers[tier].pool.max_instances
+        count = fleet.fleet.tiers[tier].pool.max_instances
+        if not count:
+            raise TierpoolError(
+                f"the pool {tier!r} is paused: its max_instances is 0, so it can have "
+                "no worker"
+            )
+        return count
     tools = [b.max_instances for b in fleet.fleet.agents.values() if b.run or b.call]
     return sum(8 if count is None else count for count in tools) or 1
 

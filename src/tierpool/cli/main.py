@@ -17,13 +17,14 @@ from tierpool.errors import (
     ServerError,
     TierpoolError,
     UnknownName,
+    UsageError,
 )
 from tierpool.logs import configure_logs
 
 __all__ = ["build_parser", "main"]
 
 _COMMANDS: tuple[ModuleType, ...] = (init, check, dev, worker, run, status, doctor)
-_USAGE_ERRORS = (ConfigError, UnknownName, PayloadTooLarge)
+_USAGE_ERRORS = (ConfigError, UnknownName, UsageError, PayloadTooLarge)
 
 
 def build_parser() -> argparse.ArgumentParser:

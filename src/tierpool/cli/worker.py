@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from tierpool.cli.common import DONE, connected, load
-from tierpool.errors import TierpoolError
+from tierpool.errors import UsageError
 from tierpool.worker import DEFAULT_GRACE, Served, run_workers, stop_on_signals
 
 
@@ -42,7 +42,7 @@ async def command(args: argparse.Namespace) -> int:
     served = Served(args.flows, args.tools, tuple(dict.fromkeys(args.pool)))
     fleet = load(args)
     if not served.queues(fleet) and not served.pools:
-        raise TierpoolError("nothing to run: pass --flows, --tools or --pool TIER")
+        raise UsageError("nothing to run: pass --flows, --tools or --pool TIER")
     grace = timedelta(seconds=args.grace)
     stop = asyncio.Event()
     with stop_on_signals(stop, grace):

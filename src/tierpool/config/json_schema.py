@@ -20,8 +20,9 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of agents.yaml."""
-    schema = Fleet.model_json_schema(mode="validation")
+    schema = _tidy(Fleet.model_json_schema(mode="validation"))
     definitions = schema["$defs"]
+    definitions["Tier"]["properties"]["timeout"]["default"] = "5m"
     # The models read the short form before their fields are looked at.
     policy = definitions["TierPolicy"]
     definitions["TierPolicy"] = {
@@ -37,6 +38,20 @@ def json_schema() -> dict[str, Any]:
         "description": "A tierpool fleet: tiers of models, roles, and flows of work "
         "items between them.",
     }
+
+
+def _tidy(schema: Any) -> Any:
+    """Refuse names that fit no pattern; drop what pydantic makes up or empties."""
+    if isinstance(schema, list):
+        return [_tidy(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made_up = {"title"} if isinstance(schema.get("title"), str) else set()
+    if "patternProperties" in schema:
+        schema = {**schema, "additionalProperties": False}
+        made_up.add("propertyNames")
+    empty = {"default"} if schema.get("default", 0) in (None, {}, [], "") else set()
+    return {k: _tidy(v) for k, v in schema.items() if k not in made_up | empty}
 
 
 def schema_text() -> str:

@@ -7,12 +7,12 @@ Dynamic: its type in the Web UI is the flow's name. All rules of walking are in
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue, SearchAttributeKey
 from temporalio.exceptions import (
@@ -35,6 +35,7 @@ from tierpool.contracts import (
     PartRequest,
 )
 from tierpool.errors import NoTierAbove, TierpoolError
+from tierpool.fleet import FleetSnapshot
 from tierpool.flow import (
     CANCELLED,
     FAILED,
@@ -70,7 +71,13 @@ class FlowWorkflow:
     @workflow.init
     def __init__(self, args: Sequence[RawValue]) -> None:
         """Read the start input and take up what an earlier run handed over."""
-        self._start = _read_start(args)
+        self._stranger: ApplicationError | None = None
+        try:
+            self._start = _read_start(args)
+        except ApplicationError as error:
+            # raised by `run`: were it raised here, the SDK would not await `run`
+            self._stranger = error
+            return
         carried = self._start.carried or FlowCarry(state="")
         self._run = RunState(
             packed=self._start.fleet,
@@ -93,6 +100,8 @@ class FlowWorkflow:
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> FlowResult:
         """Walk from state to state until one is terminal."""
+        if self._stranger is not None:
+            raise self._stranger
         self._walking = asyncio.create_task(self._walk())
         if self._cancel_reason is not None:  # came with the start
             self._walking.cancel()
@@ -328,8 +337,11 @@ def _read_start(args: Sequence[RawValue]) -> FlowStart:
     """Read a flow's input, or fail by name: any type lands on a dynamic workflow."""
     kind = workflow.info().workflow_type
     try:
-        return workflow.payload_converter().from_payload(args[0].payload, FlowStart)
-    except (IndexError, ValidationError, ValueError, RuntimeError) as error:
+        converter = workflow.payload_converter()
+        start: FlowStart = converter.from_payload(args[0].payload, FlowStart)
+        FleetSnapshot.unpack(start.fleet).flows[start.flow]
+        return start  # noqa: TRY300 - what is looked up may be missing
+    except (LookupError, ValueError, RuntimeError, zlib.error) as error:
         raise ApplicationError(
             f"{kind!r} was not started as a tierpool flow: its input is no FlowStart. "
             "Start flows with tierpool.start_flow or `tierpool run`; for a workflow of "

@@ -42,6 +42,7 @@ class Wire:
             "max_output_tokens": 100,
             "timeout": timedelta(seconds=20),
             "base_url": self.server.base_url,
+            "api_key_env": KEYS[self.name][0] if self.name in KEYS else None,
         }
         return ProviderCall(**(values | changes))
 

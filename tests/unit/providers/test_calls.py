@@ -297,6 +297,16 @@ async def test_calls_at_once_share_one_pool(wire, server):
     assert server.accounting.connections == 4
 
 
+async def test_a_key_does_not_travel_to_another_address(wire, server):
+    """An address of its own gets the provider's key only if api_key_env names it."""
+    server.default(Reply("ok"))
+
+    await wire.complete(api_key_env=None)
+
+    sent = server.requests[-1].key_sha256
+    assert hashlib.sha256(b"none").hexdigest() == sent
+
+
 async def test_a_rotated_key_is_used_at_once(wire, server, monkeypatch):
     """The key is read at each call, although the client is shared."""
     server.default(Reply("ok"))

@@ -16,6 +16,7 @@ from tierpool.activities.providers.base import Provider, ProviderCall
 from tierpool.activities.providers.failures import CutStream, Refusal, error_object
 from tierpool.activities.providers.schemas import fits_anthropic
 from tierpool.activities.providers.sdk import (
+    NO_KEY,
     Answer,
     SdkProvider,
     counts,
@@ -66,14 +67,14 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
 
     def _open(self, address: str | None, key: str) -> anthropic.AsyncAnthropic:
         return anthropic.AsyncAnthropic(
-            api_key=key,
+            api_key=key or NO_KEY,
             base_url=address,
             max_retries=0,
             http_client=loopback_client(address),
         )
 
     def _use_key(self, client: anthropic.AsyncAnthropic, key: str) -> None:
-        client.api_key = key
+        client.api_key = key or NO_KEY
 
     async def _stream(
         self, client: anthropic.AsyncAnthropic, call: ProviderCall, answer: Answer

@@ -9,11 +9,8 @@ from __future__ import annotations
 import os
 from typing import ClassVar, Final
 
-import openai
-
 from tierpool.activities.providers.base import Provider, ProviderCall
 from tierpool.activities.providers.openai import OpenAIProvider
-from tierpool.activities.providers.sdk import loopback_client
 
 __all__ = ["BASE_URL_ENV", "PROVIDER", "LocalProvider"]
 
@@ -40,21 +37,6 @@ class LocalProvider(OpenAIProvider):
                 f"address as base_url or in the environment variable {BASE_URL_ENV}"
             )
         return address
-
-    def _open(self, address: str | None, key: str) -> openai.AsyncOpenAI:
-        # Empty strings keep the SDK from sending OpenAI's own organization,
-        # project and key, which it would read from the environment.
-        return openai.AsyncOpenAI(
-            api_key=key or "none",
-            organization="",
-            project="",
-            base_url=address,
-            max_retries=0,
-            http_client=loopback_client(address),
-        )
-
-    def _use_key(self, client: openai.AsyncOpenAI, key: str) -> None:
-        client.api_key = key or "none"
 
 
 PROVIDER: Final[Provider] = LocalProvider()

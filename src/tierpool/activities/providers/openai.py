@@ -19,6 +19,7 @@ from tierpool.activities.providers.base import Provider, ProviderCall
 from tierpool.activities.providers.failures import CutStream, Refusal
 from tierpool.activities.providers.schemas import fits_openai_strict, safe_name
 from tierpool.activities.providers.sdk import (
+    NO_KEY,
     Answer,
     SdkProvider,
     loopback_client,
@@ -51,15 +52,20 @@ class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
     key_env: ClassVar[str | None] = "OPENAI_API_KEY"
 
     def _open(self, address: str | None, key: str) -> openai.AsyncOpenAI:
+        # Without a key, empty strings keep the SDK from sending the organization
+        # and project that it would read from the environment.
+        keyless = None if key else ""
         return openai.AsyncOpenAI(
-            api_key=key,
+            api_key=key or NO_KEY,
+            organization=keyless,
+            project=keyless,
             base_url=address,
             max_retries=0,
             http_client=loopback_client(address),
         )
 
     def _use_key(self, client: openai.AsyncOpenAI, key: str) -> None:
-        client.api_key = key
+        client.api_key = key or NO_KEY
 
     async def _stream(
         self, client: openai.AsyncOpenAI, call: ProviderCall, answer: Answer

@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Final, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -99,6 +99,10 @@ class Answer:
         return ProviderReply(text, self.usage, reason, self.model)
 
 
+NO_KEY: Final = "none"
+"""What stands for a key where none is sent: the SDKs insist on one."""
+
+
 class SdkProvider(ABC, Generic[C]):
     """A provider on top of an official SDK.
 
@@ -127,7 +131,7 @@ class SdkProvider(ABC, Generic[C]):
         answer = Answer()
         error: BaseException | None = None
         try:
-            client = self._shared(address, call.api_key_env or self.key_env, key)
+            client = self._shared(address, self._variable(call), key)
             async with asyncio.timeout(call.timeout.total_seconds()):
                 await self._stream(client, call, answer)
         except Exception as caught:  # noqa: BLE001 - explain() takes every kind
@@ -161,7 +165,7 @@ class SdkProvider(ABC, Generic[C]):
 
     @abstractmethod
     def _open(self, address: str | None, key: str) -> C:
-        """Make a client that never retries by itself."""
+        """Make a client that never retries by itself; it sends NO_KEY for no key."""
 
     @abstractmethod
     def _use_key(self, client: C, key: str) -> None:
@@ -178,13 +182,23 @@ class SdkProvider(ABC, Generic[C]):
     def _address(self, call: ProviderCall) -> str | None:
         return call.base_url
 
+    def _variable(self, call: ProviderCall) -> str | None:
+        """Name the variable with the key, if a key is sent at all.
+
+        An address of its own gets one only if `api_key_env` names it: the
+        provider's key must not travel to another server by default.
+        """
+        if call.api_key_env is not None or call.base_url is not None:
+            return call.api_key_env
+        return self.key_env
+
     def _key(self, call: ProviderCall) -> str:
-        """Read the key; empty if the provider needs none.
+        """Read the key; empty if none is sent.
 
         Raises:
             ProviderError: if the variable is missing or cannot be a key.
         """
-        variable = call.api_key_env or self.key_env
+        variable = self._variable(call)
         if variable is None:
             return ""
         key = os.environ.get(variable, "").strip()
