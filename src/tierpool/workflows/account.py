@@ -32,6 +32,7 @@ async def perform(
     """Make one attempt; record its outcome, usage and cost, also when cancelled."""
     last: AgentResult | FailureDetail
     route = request.route
+    await run.resumed()
     if run.on_attempt is not None:
         run.on_attempt(request.role, route.tier)
     try:

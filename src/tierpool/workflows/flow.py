@@ -83,6 +83,7 @@ class FlowWorkflow:
             packed=self._start.fleet,
             item_id=self._start.item.id,
             attempts=list(carried.attempts),
+            paused=carried.paused,
             on_attempt=self._show,
         )
         attach(self, self._run)
@@ -91,7 +92,6 @@ class FlowWorkflow:
         self._reply: Reply = dict(carried.last_reply)
         self._taken = Counter(carried.taken)
         self._path: list[str] = list(carried.path)
-        self._paused = carried.paused
         self._role = self._reason = ""
         self._unshown = False
         self._cancel_reason: str | None = None
@@ -126,7 +126,7 @@ class FlowWorkflow:
         if not self._path:
             self._enter(self._state)
         while self._flow.leaving(self._state):
-            await self._resumed()
+            await self._run.resumed()
             self._continue_if_long()
             try:
                 taken = await self._visit()
@@ -150,7 +150,6 @@ class FlowWorkflow:
             if isinstance(decision, Take | Stuck):
                 self._role = ""
                 return decision
-            await self._resumed()
             left = deadline - workflow.now() if deadline else None
             try:
                 await self._within(left, self._act(visit, decision))
@@ -238,10 +237,6 @@ class FlowWorkflow:
                 ]
             )
 
-    async def _resumed(self) -> None:
-        if self._paused:
-            await workflow.wait_condition(lambda: not self._paused)
-
     async def _close(self) -> None:
         """Write what the item cost and let late handlers finish."""
         costs = self._run.costs()
@@ -259,7 +254,7 @@ class FlowWorkflow:
             taken=dict(self._taken),
             attempts=tuple(self._run.attempts),
             path=tuple(self._path),
-            paused=self._paused,
+            paused=self._run.paused,
         )
         workflow.continue_as_new(self._start.model_copy(update={"carried": carried}))
 
@@ -289,7 +284,7 @@ class FlowWorkflow:
             reason=self._reason,
             role=self._role,
             tier=last.tier if last else "",
-            paused=self._paused,
+            paused=self._run.paused,
             terminal=not self._flow.leaving(self._state),
             waiting_for=next(iter(self._run.decisions.waiting), ""),
             calls=len(costs.attempts),
@@ -325,12 +320,12 @@ class FlowWorkflow:
     @workflow.update(description="Start nothing new until resumed")
     def pause(self) -> None:
         """Let the attempt under way finish and start no other."""
-        self._paused = True
+        self._run.paused = True
 
     @workflow.update(description="Go on after a pause")
     def resume(self) -> None:
         """Go on after `pause`."""
-        self._paused = False
+        self._run.paused = False
 
 
 def _read_start(args: Sequence[RawValue]) -> FlowStart:

@@ -52,6 +52,8 @@ class RunState:
     uses: Counter[str] = field(default_factory=Counter)
     """Calls that still need a text; parallel calls may share one."""
     decisions: Decisions = field(default_factory=Decisions)
+    paused: bool = False
+    """While true no attempt starts; one under way goes on."""
     on_attempt: Callable[[str, str], None] | None = None
     """Told the role and the tier before each attempt."""
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -75,6 +77,11 @@ class RunState:
                 # the outbound interceptor hands it on at continue-as-new
                 setattr(workflow.instance(), FLEET_ATTRIBUTE, self.packed)
         return self.snapshot
+
+    async def resumed(self) -> None:
+        """Wait while the run is paused."""
+        if self.paused:
+            await workflow.wait_condition(lambda: not self.paused)
 
     def keep(self, text: str) -> PartRef:
         """Keep a text for activities to ask for, until `forget`."""
