@@ -284,3 +284,49 @@ async def test_search_attributes_and_details_tell_the_story(running: Start) -> N
         if e["eventType"] == "EVENT_TYPE_ACTIVITY_TASK_SCHEDULED"
     ]
     assert len(summaries) == 2
+
+
+COMMANDS = """
+agents:
+  build:
+    type: command
+    run: ["sh", "-c", "cat > request.json; printf '{\\"size\\": 3}'; exit EXIT"]
+    output: {size: integer}
+  shout: {type: python, call: "shouting:shout"}
+flows:
+  make:
+    initial: incoming
+    transitions:
+      "incoming -> built": {agent: build}
+      "incoming -> broken": {}
+      "built -> done": {agent: shout}
+"""
+SHOUT = """
+async def shout(request):
+    return {"said": request.item.text.upper(), "size": request.last_reply["size"]}
+"""
+
+
+async def test_command_and_python_roles_reply(running: Start) -> None:
+    """A program and an async callable fill roles; the second sees the first's reply."""
+    fleet = await running(COMMANDS.replace("EXIT", "0"), shouting__py=SHOUT)
+
+    handle = await fleet.start("make", "hello")
+    result = await flow_result(handle)
+
+    assert ("incoming", "built", "done") == result.path
+    assert {"said": "HELLO", "size": 3} == result.reply
+    assert 0 == result.cost_usd
+    folder = fleet.fleet.path.parent / ".tierpool" / "work"
+    (request,) = folder.glob("*/request.json")
+    assert "hello" == json.loads(request.read_text())["item"]["text"]
+
+
+async def test_failing_program_lets_its_transition_not_hold(running: Start) -> None:
+    """A non-zero exit refuses, also for a role with an `output` of its own."""
+    fleet = await running(COMMANDS.replace("EXIT", "3"), shouting__py=SHOUT)
+
+    result = await fleet.run("make", "hello")
+
+    assert ("incoming", "broken") == result.path
+    assert 3 == result.reply["exit_code"]

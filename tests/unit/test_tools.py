@@ -140,14 +140,17 @@ async def test_a_commands_reply_is_its_output_and_its_exit_code(
     [
         ('print(\'{"verdict": "approve"}\')', {"verdict": "approve"}),
         ("print('fine')", {"accept": True}),
-        ("import sys; sys.exit('why')", {"accept": False, "reason": "why"}),
+        (
+            "import sys; sys.exit('why')",
+            {"accept": False, "reason": "why", "exit_code": 1},
+        ),
         (
             'import sys; print(\'{"reason": "r"}\'); sys.exit(2)',
-            {"accept": False, "reason": "r"},
+            {"accept": False, "reason": "r", "exit_code": 2},
         ),
     ],
 )
-async def test_a_declared_output_gets_no_other_fields(
+async def test_a_declared_output_gets_other_fields_only_with_a_refusal(
     code: str, expected: dict[str, Any], tmp_path: Path
 ) -> None:
     """A schema that is closed can be met by a command's own object."""

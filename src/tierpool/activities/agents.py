@@ -29,6 +29,7 @@ from tierpool.activities.providers.base import (
     provider_for,
 )
 from tierpool.activities.tools import ToolError, run_command, run_python
+from tierpool.blueprint import Reply
 from tierpool.contracts import (
     AgentRequest,
     AgentResult,
@@ -119,8 +120,9 @@ class AgentActivities:
             result = await run_command(request, body, self._workdir)
         else:
             result = await run_python(request, body, self._import_from)
-        if schema is not None and result.reply is not None:
-            problem = validate_reply(result.reply, schema)
+        reply = result.reply
+        if schema is not None and reply is not None and not _refused(reply):
+            problem = validate_reply(reply, schema)
             if problem:  # a tool cannot repair its reply: asking again is no use
                 raise ToolError(
                     FailureDetail(
@@ -163,6 +165,11 @@ def _read(answer: ProviderReply, schema: dict[str, Any] | None) -> AgentResult:
         finish_reason=answer.finish_reason,
         model=answer.model,
     )
+
+
+def _refused(reply: Reply) -> bool:
+    """Tell whether a program refused: that reply is ours, not the role's output."""
+    return reply.get("accept") is False and bool(reply.get("exit_code"))
 
 
 def _read_request(args: Sequence[RawValue]) -> AgentRequest:

@@ -170,19 +170,23 @@ def _command_reply(finished: Finished, closed: bool) -> Reply:
     that the program does not know of, except what a refusal needs.
     """
     printed = _json_object(finished.stdout)
-    extra: Reply = {} if closed else {"exit_code": finished.exit_code}
+    code: Reply = {"exit_code": finished.exit_code}
     if finished.exit_code == 0:
         if closed and printed is not None:
             return printed
         text: Reply = {} if closed else {"text": finished.stdout}
-        return {"accept": True} | extra | (text if printed is None else printed)
+        return (
+            {"accept": True}
+            | ({} if closed else code)
+            | (text if printed is None else printed)
+        )
     reason = finished.stderr.strip() or finished.stdout.strip()
     if not reason and finished.exit_code < 0:
         reason = f"ended by signal {-finished.exit_code}"
     why: Reply = {
         "reason": reason[-_REASON_CHARACTERS:] or f"exit code {finished.exit_code}"
     }
-    return why | (printed or {}) | extra | {"accept": False}
+    return why | (printed or {}) | code | {"accept": False}
 
 
 def _json_object(text: str) -> Reply | None:

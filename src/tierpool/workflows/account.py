@@ -33,8 +33,6 @@ async def perform(
     last: AgentResult | FailureDetail
     route = request.route
     await run.resumed()
-    if run.on_attempt is not None:
-        run.on_attempt(request.role, route.tier)
     try:
         last = await attempt_activity(request, summary)
     except ActivityError as error:

@@ -135,6 +135,8 @@ class Call:
         self, route: Route, progress: step.Progress
     ) -> AgentResult | FailureDetail:
         self.tries += 1
+        if self.run.on_attempt is not None:
+            self.run.on_attempt(self.role, route.tier)
         summary = attempt_summary(
             self.role, route, "repair of an invalid reply" if progress.repaired else ""
         )

@@ -53,6 +53,9 @@ __all__ = ["FlowWorkflow"]
 
 T = TypeVar("T")
 
+_START_BYTES = 1_900_000
+"""Most that is handed to the next run; Temporal refuses inputs above 2 MiB."""
+
 _FLOW = SearchAttributeKey.for_keyword(telemetry.ATTRIBUTE_FLOW)
 _STATE = SearchAttributeKey.for_keyword(telemetry.ATTRIBUTE_STATE)
 _ROLE = SearchAttributeKey.for_keyword(telemetry.ATTRIBUTE_ROLE)
@@ -256,7 +259,10 @@ class FlowWorkflow:
             path=tuple(self._path),
             paused=self._run.paused,
         )
-        workflow.continue_as_new(self._start.model_copy(update={"carried": carried}))
+        start = self._start.model_copy(update={"carried": carried})
+        # a next run that does not fit would fail its workflow task for ever
+        if workflow.payload_converter().to_payload(start).ByteSize() <= _START_BYTES:
+            workflow.continue_as_new(start)
 
     def _result(self) -> FlowResult:
         costs = self._run.costs()

@@ -38,7 +38,9 @@ __all__ = ["route_for"]
 CLASSIFIER_ROLE = "classifier"
 """Activity type of an attempt of the LLM classifier."""
 
-_CLASSIFIER_TOKENS = 24
+_CLASSIFIER_TOKENS = 1024
+"""The answer is one word, but models that reason count that as output, too."""
+
 _CLASSIFIER_TIMEOUT = timedelta(seconds=30)
 
 
@@ -95,7 +97,7 @@ async def _classify(
         prompt=prompt,
         output=schema,
         max_output_tokens=min(_CLASSIFIER_TOKENS, tier.max_output_tokens),
-        temperature=0.0,
+        temperature=tier.temperature,  # reasoning models refuse any but their own
         base_url=model.base_url,
         api_key_env=model.api_key_env,
         timeout=min(tier.timeout, _CLASSIFIER_TIMEOUT),
