@@ -134,13 +134,13 @@ def report(fleet: LoadedFleet, ended: list[Ended], seconds: float) -> None:
         for calls, tokens_in, tokens_out, usd in [mix[tier]]
     ]
     console.print()
-    columns = ["tier", ">calls", ">share", ">tokens in", ">tokens out", ">USD"]
+    columns = ["tier", ">attempts", ">share", ">tokens in", ">tokens out", ">USD"]
     console.print(table(columns, rows, "tier mix, at the prices of the fleet file"))
     total = sum((one.result.cost_usd for one in ended), Decimal(0))
     states = Counter(one.result.state for one in ended)
     shown = ", ".join(f"{count} {state}" for state, count in states.items())
     console.print(
-        f"\n{len(ended)} items ({shown}), {len(attempts)} calls, ${total:.6f}, {seconds:.0f} s"
+        f"\n{len(ended)} items ({shown}), {len(attempts)} attempts, ${total:.6f}, {seconds:.0f} s"
     )
 
 

@@ -1,7 +1,7 @@
 """A real Temporal server, a scripted provider over real HTTP, a fleet's workers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,17 @@ class Running:
 
 
 Start = Callable[..., Awaitable[Running]]
+Connect = Callable[[Client, LoadedFleet], Client]
+
+
+def client_of(base: Client, *plugins: Any, **options: Any) -> Client:
+    """Make a client of the same server, with these plugins and options."""
+    config: Any = base.config()
+    return Client(**(config | options | {"plugins": list(plugins)}))
+
+
+def plugged(base: Client, fleet: LoadedFleet) -> Client:
+    return client_of(base, TierpoolPlugin(fleet))
 
 
 @pytest.fixture
@@ -102,7 +113,8 @@ async def running(
             *,
             base: str = FLEET,
             environment: WorkflowEnvironment = server,
-            served: Sequence[str] | None = None,
+            served: Served | None = None,
+            connect: Connect = plugged,
             **files: str,
         ) -> Running:
             monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
@@ -114,9 +126,7 @@ async def running(
             path = tmp_path / "agents.yaml"
             path.write_text(text)
             fleet = load_fleet(path)
-            config = environment.client.config()
-            config["plugins"] = [TierpoolPlugin(fleet)]
-            client = Client(**config)
+            client = connect(environment.client, fleet)
             await stack.enter_async_context(working(client, fleet, served))
             return Running(fleet, client, provider)
 
@@ -125,11 +135,10 @@ async def running(
 
 @asynccontextmanager
 async def working(
-    client: Client, fleet: LoadedFleet, served: Sequence[str] | None = None
+    client: Client, fleet: LoadedFleet, served: Served | None = None
 ) -> AsyncIterator[None]:
-    """Run workers of the fleet for as long as the block lasts."""
-    everything = Served.everything(fleet)
-    parts = everything if served is None else Served(pools=tuple(served))
+    """Run workers of the fleet, all by default, for as long as the block lasts."""
+    parts = served or Served.everything(fleet)
     stop, ready = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(
         run_workers(client, parts, stop, on_ready=lambda _: ready.set())

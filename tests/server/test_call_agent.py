@@ -125,7 +125,7 @@ async def test_unknown_usage_is_never_zero(running: Start) -> None:
         costs = await handle.query("costs", result_type=ItemCosts)
 
     assert attempt.cost_usd is None
-    assert costs.unknown_cost_calls == 1
+    assert costs.unknown_cost_attempts == 1
 
 
 async def test_parallel_calls_share_one_snapshot(running: Start) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,12 @@ _REPLY_LIMIT_BYTES = 1_500_000
 _SHOWN_CHARACTERS = 8_000
 """Most of an invalid answer that goes back for repair."""
 
+_SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+"""Ends of the names of environment variables whose values nobody may see."""
+
+_SHORTEST_SECRET = 8
+"""Characters; replacing shorter values would garble words."""
+
 _log = structlog.get_logger()
 
 
@@ -76,8 +83,12 @@ class AgentActivities:
         async with _heartbeats():
             try:
                 result = await self._run(request)
-            except (ProviderError, ToolError) as error:
+            except ProviderError as error:
                 detail = error.detail
+            except ToolError as error:  # the words of a user's code
+                detail = error.detail.model_copy(
+                    update={"message": _without_secrets(error.detail.message)}
+                )
             except PartMissing as error:
                 detail = FailureDetail(
                     outcome=Outcome.UNBILLED, next=NextStep.RETRY, message=str(error)
@@ -183,6 +194,14 @@ def _read_request(args: Sequence[RawValue]) -> AgentRequest:
             type="NotAnAgentCall",
             non_retryable=True,
         ) from error
+
+
+def _without_secrets(text: str) -> str:
+    """Take out the values of variables that are named like secrets."""
+    for name, value in os.environ.items():
+        if name.endswith(_SECRET_NAMES) and len(value.strip()) >= _SHORTEST_SECRET:
+            text = text.replace(value.strip(), f"[{name}]")
+    return text
 
 
 def _application_error(detail: FailureDetail) -> ApplicationError:

@@ -271,10 +271,10 @@ class FlowWorkflow:
             state=self._state,
             reason=self._reason,
             reply=self._reply,
-            calls=len(costs.attempts),
+            attempts=len(costs.attempts),
             usage=costs.usage,
             cost_usd=costs.cost_usd,
-            unknown_cost_calls=costs.unknown_cost_calls,
+            unknown_cost_attempts=costs.unknown_cost_attempts,
             path=tuple(self._path),
         )
 
@@ -293,7 +293,7 @@ class FlowWorkflow:
             paused=self._run.paused,
             terminal=not self._flow.leaving(self._state),
             waiting_for=next(iter(self._run.decisions.waiting), ""),
-            calls=len(costs.attempts),
+            attempts=len(costs.attempts),
             cost_usd=costs.cost_usd,
         )
 

@@ -131,7 +131,7 @@ class RunState:
         return ItemCosts(
             item_id=self.item_id,
             cost_usd=sum(known, Decimal(0)),
-            unknown_cost_calls=len(self.attempts) - len(known),
+            unknown_cost_attempts=len(self.attempts) - len(known),
             usage=sum((a.usage for a in self.attempts if a.usage), Usage()),
             attempts=tuple(self.attempts),
         )
