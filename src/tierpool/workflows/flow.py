@@ -140,7 +140,8 @@ class FlowWorkflow:
                 self._enter(FAILED, "no transition holds: " + "; ".join(taken.reasons))
                 return
             self._taken[taken.transition] += 1
-            self._enter(taken.target, "declared" if taken.target == FAILED else "")
+            by = f"by the transition {taken.transition!r}"
+            self._enter(taken.target, by if taken.target == FAILED else "")
 
     async def _visit(self) -> Take | Stuck:
         """Make the decisions of one visit come true, within the state's time."""
