@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -67,6 +67,12 @@ class Refusal:
     """Decoded JSON of the whole answer, or text."""
     cut: CutStream | None = None
     """Set if the error came inside a stream."""
+
+    def without(self, secret: str) -> Refusal:
+        """Take a secret out of the body: nothing may be cut off within it later."""
+        if len(secret) < SHORTEST_KEY:
+            return self
+        return replace(self, body=_without(self.body, secret))
 
 
 _U, _A = Outcome.UNBILLED, Outcome.AMBIGUOUS
@@ -206,6 +212,16 @@ def _describe(refusal: Refusal, error: Mapping[str, object] | None) -> str:
     if isinstance(error.get("param"), str):
         text += f" (field {_word(error['param'])})"
     return text + (f": {_words(message)}" if isinstance(message, str) else "")
+
+
+def _without(value: object, secret: str) -> object:
+    if isinstance(value, str):
+        return value.replace(secret, "[key]")
+    if isinstance(value, Mapping):
+        return {name: _without(inner, secret) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without(inner, secret) for inner in value]
+    return value
 
 
 def _word(value: object) -> str:

@@ -140,7 +140,7 @@ class SdkProvider(ABC, Generic[C]):
             return answer.reply()
         if answer.opened or error is None:
             error = CutStream(error, tokens=answer.tokens)
-        detail = _without_secrets(self.explain(error), call, key)
+        detail = _without_secrets(self.explain(error, key), call, key)
         if address and not detail.status:
             detail = detail.model_copy(
                 update={"message": f"{detail.message} (at {address})"}
@@ -149,13 +149,13 @@ class SdkProvider(ABC, Generic[C]):
         # bring its full text into the history.
         raise ProviderError(detail)
 
-    def explain(self, error: BaseException) -> FailureDetail:
-        """Say what an error cost and what should come next."""
+    def explain(self, error: BaseException, key: str = "") -> FailureDetail:
+        """Say what an error cost and what should come next, without the key."""
         if isinstance(error, ProviderError):
             return error.detail
         refusal = self._refusal(error)
         if refusal is not None:
-            return explain_refusal(self.name, refusal)
+            return explain_refusal(self.name, refusal.without(key))
         return explain_transport(self.name, error)
 
     async def close(self) -> None:
