@@ -4,11 +4,12 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
-from temporalio.client import WorkflowFailureError
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
-from tierpool.contracts import ItemCosts, Usage
+from tierpool.contracts import HumanDecision, ItemCosts, Usage
 from tierpool.testing import NoUsage, RateLimited, Reply, SeenRequest
+from tierpool.worker import Served
 
 from .conftest import Running, Start
 from .own_workflows import (
@@ -183,3 +184,28 @@ async def test_unknown_role_names_the_nearest(running: Start) -> None:
         await execute(fleet, TierWorkflow.run, "reviewr", "nano")
 
     assert "did you mean 'reviewer'?" in str(failed.value.cause)
+
+
+HUMAN = """
+agents:
+  reviewer: {type: human, timeout: 1h}
+"""
+
+
+async def test_human_reply_is_judged_by_the_callers_model(running: Start) -> None:
+    """A decision that the caller's model refuses leaves the role waiting for a better one."""
+    fleet = await running(HUMAN, served=Served(tools=True))
+
+    async with fleet.worker(*WORKFLOWS) as queue:
+        handle = await fleet.client.start_workflow(
+            ReviewWorkflow.run, "x", id=f"own-{uuid4().hex[:8]}", task_queue=queue
+        )
+        await handle.query("costs")  # it waits from now on
+        reply = {"verdict": "approve", "score": 11}
+        with pytest.raises(WorkflowUpdateFailedError) as refused:
+            await handle.execute_update("decide", HumanDecision(reply=reply))
+        await handle.execute_update("decide", HumanDecision(reply=reply | {"score": 7}))
+        review = await handle.result()
+
+    assert "from 0 to 10" in str(refused.value.cause)
+    assert Review(verdict="approve", score=7) == review

@@ -28,6 +28,7 @@ from tierpool.contracts import (
 )
 from tierpool.errors import AgentCallFailed, NoTierAbove
 from tierpool.fleet import FleetSnapshot, RoleSnapshot
+from tierpool.replies import validate_reply
 from tierpool.workflows import attempts as step
 from tierpool.workflows.account import perform
 from tierpool.workflows.render import attempt_summary, shorten
@@ -95,14 +96,13 @@ class Call:
         Raises:
             AgentCallFailed: when nobody decided within the role's timeout.
         """
-        schema = self.run.text(self.schema) if self.schema else None
+        limit = self.spec.timeout
         try:
-            reply = await self.run.decisions.wait(self.role, schema, self.spec.timeout)
+            reply = await self.run.decisions.wait(self.role, self._problem, limit)
         except TimeoutError:
-            waited = self.spec.timeout
-            raise AgentCallFailed(
-                self.role, f"nobody decided within {waited}"
-            ) from None
+            raise AgentCallFailed(self.role, f"nobody decided within {limit}") from None
+        finally:
+            self.run.forget(self.kept)
         return self._typed(reply)
 
     async def _attempts(self, route: Route) -> Typed:
@@ -211,19 +211,29 @@ class Call:
 
     def _checked(self, last: AgentResult) -> AgentResult:
         """Let the caller's own model judge a reply that fits the schema."""
-        if last.reply is None:
+        problem = "" if last.reply is None else self._misfit(last.reply)
+        if not problem:
             return last
+        text = json.dumps(last.reply, ensure_ascii=False)
+        invalid = {"reply": None, "problem": problem, "text": text}
+        return last.model_copy(update=invalid)
+
+    def _problem(self, reply: Reply) -> str:
+        """Say what is wrong with a reply that no worker has validated."""
+        schema = self.run.text(self.schema) if self.schema else None
+        problem = validate_reply(reply, json.loads(schema)) if schema else ""
+        return problem or self._misfit(reply)
+
+    def _misfit(self, reply: Reply) -> str:
+        """Say what the caller's own model has against a reply."""
         try:
-            self._typed(last.reply)
+            self._typed(reply)
         except ValidationError as error:
-            found = [
+            return "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or 'reply'}: {e['msg']}"
                 for e in error.errors(include_url=False, include_input=False)[:5]
-            ]
-            text = json.dumps(last.reply, ensure_ascii=False)
-            invalid = {"reply": None, "problem": "; ".join(found), "text": text}
-            return last.model_copy(update=invalid)
-        return last
+            )
+        return ""
 
     def _typed(self, reply: Reply) -> Typed:
         if self.output is None:

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeAlias
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from tierpool.blueprint import Reply
 from tierpool.contracts import HumanDecision
-from tierpool.replies import validate_reply
 
-__all__ = ["Decisions"]
+__all__ = ["Decisions", "Judge"]
+
+Judge: TypeAlias = Callable[[Reply], str]
+"""Says what is wrong with a reply; empty if nothing is."""
 
 
 @dataclass
 class Decisions:
     """Human roles that wait, and what was decided."""
 
-    waiting: dict[str, str | None] = field(default_factory=dict)
-    """Role → JSON Schema of its reply, in the order of asking."""
+    waiting: dict[str, Judge] = field(default_factory=dict)
+    """Role → what tells a valid reply, in the order of asking."""
     decided: dict[str, Reply] = field(default_factory=dict)
 
     def check(self, decision: HumanDecision) -> None:
-        """Refuse a decision that nobody waits for or that breaks the role's schema.
+        """Refuse a decision that nobody waits for or that is no valid reply.
 
         Runs as the update's validator: a refused decision leaves no trace.
         """
         role = self._role(decision)
-        schema = self.waiting[role]
-        if schema:
-            problem = validate_reply(decision.reply, json.loads(schema))
-            if problem:
-                raise ApplicationError(
-                    f"the decision is not a valid reply of {role}: {problem}",
-                    type="InvalidDecision",
-                    non_retryable=True,
-                )
+        problem = self.waiting[role](decision.reply)
+        if problem:
+            raise ApplicationError(
+                f"the decision is not a valid reply of {role}: {problem}",
+                type="InvalidDecision",
+                non_retryable=True,
+            )
 
     def take(self, decision: HumanDecision) -> None:
         """Record a decision that `check` let pass."""
@@ -46,25 +47,24 @@ class Decisions:
         del self.waiting[role]
         self.decided[role] = decision.reply
 
-    async def wait(
-        self, role: str, schema: str | None, timeout: timedelta | None
-    ) -> Reply:
+    async def wait(self, role: str, judge: Judge, timeout: timedelta | None) -> Reply:
         """Wait for the decision of a role.
 
         Raises:
             TimeoutError: when nobody decided in time.
         """
         await workflow.wait_condition(lambda: role not in self.waiting)
-        self.waiting[role] = schema
+        self.waiting[role] = judge
         try:
             await workflow.wait_condition(
                 lambda: role in self.decided,
                 timeout=timeout,
                 timeout_summary=f"{role} decides",
             )
+            return self.decided[role]
         finally:
             self.waiting.pop(role, None)
-        return self.decided.pop(role)
+            self.decided.pop(role, None)  # one that came too late is for nobody else
 
     def _role(self, decision: HumanDecision) -> str:
         waiting = list(self.waiting)
