@@ -55,6 +55,9 @@ PROVIDERS = ("openai", "anthropic", "local")
 RESERVED_TIERS = frozenset({"flows", "control", "tools"})
 """Queue names that are not tiers."""
 
+CLASSIFIER_ROLE = "classifier"
+"""Names the attempts of the LLM classifier; no role may be called so."""
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 

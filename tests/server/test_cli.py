@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +42,7 @@ Command = Callable[..., Awaitable[Ran]]
 
 
 @pytest.fixture
-async def tierpool(
-    server: WorkflowEnvironment, tmp_path: Path
-) -> AsyncIterator[Command]:
+async def tierpool(server: WorkflowEnvironment, tmp_path: Path) -> Command:
     """Run the command in the fleet's folder, against the test's server."""
     address = server.client.service_client.config.target_host
 
@@ -60,7 +58,7 @@ async def tierpool(
         out, err = await process.communicate(stdin.encode())
         return Ran(process.returncode or 0, out.decode(), err.decode())
 
-    yield run
+    return run
 
 
 @pytest.fixture

@@ -208,14 +208,24 @@ def result_table(ended: Sequence[Ended]) -> Any:
     rows = []
     for one in ended:
         r = one.result
-        unknown = f" + {r.unknown_cost_attempts} unknown" if r.unknown_cost_attempts else ""
+        unknown = (
+            f" + {r.unknown_cost_attempts} unknown" if r.unknown_cost_attempts else ""
+        )
         tokens = f"{r.usage.input_tokens} / {r.usage.output_tokens}"
         rows.append(
             [r.item_id, r.state, r.attempts, tokens, f"{r.cost_usd:.6f}{unknown}",
              f"{one.seconds:.1f}", r.reason]
         )  # fmt: skip
     return table(
-        ["item", "state", ">attempts", ">tokens in / out", ">USD", ">seconds", "reason"],
+        [
+            "item",
+            "state",
+            ">attempts",
+            ">tokens in / out",
+            ">USD",
+            ">seconds",
+            "reason",
+        ],
         rows,
     )
 

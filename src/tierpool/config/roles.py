@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tierpool.blueprint import Blueprint, Tier
+from tierpool.blueprint import CLASSIFIER_ROLE, Blueprint, Tier
 from tierpool.config.output import Schema, resolve_output, verdict_schema
 from tierpool.config.parts import Parts
 from tierpool.config.report import Key, Report, known_names
@@ -114,6 +114,13 @@ def allowed_tiers(role: Blueprint, parts: Parts) -> list[str]:
 def check_roles(parts: Parts, report: Report) -> None:
     """Check what roles say of tiers and of keys that belong to other types."""
     for name, role in parts.agents.items():
+        if name == CLASSIFIER_ROLE:
+            report.error(
+                ("agents", name),
+                f"the role name {name!r} is reserved",
+                hint="attempts of the LLM classifier bear it",
+                at="key",
+            )
         if role is None:
             continue
         _check_policy(name, role, parts, report)

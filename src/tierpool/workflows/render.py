@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 
 from pydantic import BaseModel, JsonValue
 from pydantic_core import to_jsonable_python
@@ -16,6 +18,8 @@ __all__ = [
     "AgentInput",
     "attempt_summary",
     "details_table",
+    "escape_markdown",
+    "money",
     "render_for_model",
     "render_for_tool",
     "shorten",
@@ -25,7 +29,16 @@ AgentInput = str | BaseModel | dict[str, JsonValue] | list[JsonValue] | None
 """What a caller may hand to a role."""
 
 _SUMMARY_BYTES = 200
-_TABLE_ROWS = 50
+
+_TABLE_ROWS = 20
+"""The Web UI puts all of it into a URL, of which some proxies allow only 8 KiB."""
+_CELL = 80
+_LONG_WORD = re.compile(r"\S{20}(?=\S)")
+_BREAK = "\u200b"
+"""Zero-width space: one long word would push its column out of the page."""
+_GAP = "\u2002"
+"""En space: the Web UI draws tables without padding and shows HTML entities raw."""
+_MARKUP = re.compile(r"[\\`*\[\]<>|$~]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def shorten(text: str, limit: int) -> str:
@@ -73,37 +86,65 @@ def attempt_summary(role: str, route: Route, note: str = "") -> str:
 
 
 def money(amount: Decimal | None) -> str:
-    """Show USD for people; unknown stays unknown."""
+    """Show USD for people: four decimals, or three digits of what is smaller."""
     if amount is None:
         return "unknown"
-    return f"${amount:.6f}".rstrip("0").rstrip(".") if amount else "$0"
+    if not amount:
+        return "$0"
+    digits = max(4, 2 - amount.adjusted())
+    return f"${amount:.{digits}f}".rstrip("0").rstrip(".")
 
 
-def _cell(text: str) -> str:
-    return shorten(text, 80).replace("|", "\\|")
+def escape_markdown(text: str) -> str:
+    """Make text show as it is where Temporal renders Markdown and HTML."""
+    return _MARKUP.sub(r"\\\g<0>", text)
 
 
 def details_table(state: str, attempts: Sequence[Attempt]) -> str:
-    """Write an item's calls as a Markdown table, the newest last."""
+    """Write an item's calls as a Markdown table, the newest last.
+
+    The reason comes last: where the page is narrow, the end of a row is cut off.
+    """
     known = sum((a.cost_usd for a in attempts if a.cost_usd is not None), Decimal(0))
-    head = [
-        f"**{state or 'calls'}** · {len(attempts)} attempts · {money(known)}",
-        "",
-        "| # | state | role | tier | reason | tokens in / out | cost |",
-        "|---|---|---|---|---|---|---|",
+    unknown = sum(a.cost_usd is None for a in attempts)
+    parts = [
+        f"**{escape_markdown(state) or 'calls'}**",
+        f"{len(attempts)} attempt{'' if len(attempts) == 1 else 's'}",
+        money(known) + (f" + {unknown} unknown" if unknown else ""),
     ]
     first = max(0, len(attempts) - _TABLE_ROWS)
     if first:
-        head.insert(1, f"The first {first} are left out.")
-    return "\n".join(
-        head + [_row(n, a) for n, a in enumerate(attempts, 1) if n > first]
+        parts.append(f"without the first {first}, which the query `costs` has")
+    head = [
+        " · ".join(parts),
+        "",
+        _line(["state", "role", "tier", "cost", "tokens in/out", "reason"]),
+        "|---|---|---|---:|---:|---|",
+    ]
+    return "\n".join(head + [_row(attempt) for attempt in attempts[first:]])
+
+
+def _row(attempt: Attempt) -> str:
+    usage = attempt.usage
+    tokens = f"{usage.input_tokens}/{usage.output_tokens}" if usage else ""
+    reason = f"{attempt.reason}; {attempt.note}" if attempt.note else attempt.reason
+    return _line(
+        [
+            _cell(attempt.state),
+            _cell(attempt.role),
+            _cell(attempt.tier),
+            money(attempt.cost_usd),
+            tokens,
+            _cell(reason),
+        ]
     )
 
 
-def _row(number: int, attempt: Attempt) -> str:
-    usage = attempt.usage
-    tokens = f"{usage.input_tokens} / {usage.output_tokens}" if usage else ""
-    reason = f"{attempt.reason}; {attempt.note}" if attempt.note else attempt.reason
-    cells = [attempt.state, attempt.role, attempt.tier, reason]
-    shown = " | ".join(_cell(cell) for cell in cells)
-    return f"| {number} | {shown} | {tokens} | {money(attempt.cost_usd)} |"
+@lru_cache(maxsize=512)
+def _cell(text: str) -> str:
+    # broken before it is escaped: a backslash stays with its character
+    return escape_markdown(_LONG_WORD.sub(rf"\g<0>{_BREAK}", shorten(text, _CELL)))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {f'{_GAP} | '.join(cells)} |"

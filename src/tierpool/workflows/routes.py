@@ -17,6 +17,7 @@ from temporalio.exceptions import (
     is_cancelled_exception,
 )
 
+from tierpool.blueprint import CLASSIFIER_ROLE
 from tierpool.contracts import (
     AgentRequest,
     Attempt,
@@ -34,9 +35,6 @@ from tierpool.workflows.run import RunState
 from tierpool.workflows.stubs import route_activity
 
 __all__ = ["route_for"]
-
-CLASSIFIER_ROLE = "classifier"
-"""Activity type of an attempt of the LLM classifier."""
 
 _CLASSIFIER_TOKENS = 1024
 """The answer is one word, but models that reason count that as output, too."""

@@ -223,6 +223,7 @@ SCHEMA = [
 ]
 
 CROSS = [
+    ("  writer:", "  classifier:", "8:3", "agents.classifier", "reserved", "LLM"),
     ("  nano:", "  flows:", "3:3", "tiers.flows", "reserved", "control, flows, tools"),
     ("  nano:", "  nano--1:", "3:3", "tiers.nano--1", "contains `--`", "fallback"),
     (
