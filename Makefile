@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test check histories format clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ check: $(VENV)/.test ## Quick checks: lint, types, layers, unit tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m pytest tests/unit -q
+
+histories: $(VENV)/.test ## Record the histories that have no file yet (NAMES=… records again)
+	@$(BIN)/python -m tests.histories.record $(NAMES)
 
 format: $(VENV)/.test ## Format the code
 	@$(BIN)/ruff check --fix && $(BIN)/ruff format

@@ -1,0 +1,175 @@
+"""Records the histories that the replay tests replay; run by `make histories`.
+
+A recorded history is a promise to the items that were running when tierpool
+was updated: record a new one beside the old ones, and replace an old one only
+if no release can have made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+from tests.histories.own_workflow import RoutedWriter
+
+from tierpool import TierpoolPlugin, flow_result, load_fleet, start_flow
+from tierpool.client import ItemHandle
+from tierpool.contracts import HumanDecision, ItemStatus
+from tierpool.testing import (
+    Overloaded,
+    RateLimited,
+    Reply,
+    ScriptedProvider,
+    SeenRequest,
+    dev_server,
+)
+from tierpool.worker import Served, run_workers
+
+FOLDER = Path(__file__).parent
+DOUBTFUL = (
+    "Please:\n- rename the field\n- move the button\n- explain why\nx = compute(1)"
+)
+
+Scenario = Callable[[Client, ScriptedProvider], Awaitable[Any]]
+
+
+def verdict(value: str) -> Reply:
+    return Reply(json={"verdict": value, "notes": "seen"})
+
+
+async def _item(client: Client, flow: str) -> ItemHandle:
+    fields = {"title": "Rename a field", "text": DOUBTFUL, "data": {"priority": 2}}
+    return await start_flow(client, flow, fields, id=f"recorded-{flow}")
+
+
+async def reviewed(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Make a loop: planned, rejected, planned again, approved; with a state's timer."""
+    provider.script(
+        Reply("plan"), verdict("reject"), Reply("plan 2"), verdict("approve")
+    )
+    return await _item(client, "reviewed")
+
+
+async def verified(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Escalate after a refusal."""
+    provider.script(
+        Reply("work"),
+        Reply(json={"accept": False, "reason": "too vague"}),
+        Reply("better work"),
+        Reply(json={"accept": True, "reason": ""}),
+    )
+    return await _item(client, "verified")
+
+
+async def released(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Let a person decide."""
+    provider.script(Reply("plan"))
+    handle = await _item(client, "released")
+    await handle.query("status", result_type=ItemStatus)  # it waits from now on
+    await handle.execute_update("decide", HumanDecision(reply={"verdict": "approve"}))
+    return handle
+
+
+async def troubled(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Wait for a provider, fail over to the other model, repair an invalid reply."""
+    provider.script(
+        RateLimited(), Reply("plan"), Overloaded(), Overloaded(), Reply("fine"),
+        verdict("approve"),
+    )  # fmt: skip
+    return await start_flow(client, "reviewed", DOUBTFUL, id="recorded-troubled")
+
+
+async def cancelled(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Cancel an item while its provider is at work."""
+    provider.script(Reply("never", gate=asyncio.Event()))
+    handle = await start_flow(client, "reviewed", DOUBTFUL, id="recorded-cancelled")
+    await provider.until(lambda books: books.in_flight == 1)
+    await handle.cancel()
+    return handle
+
+
+async def routed(client: Client, provider: ScriptedProvider) -> Any:
+    """Route a call of a user's own workflow with the LLM classifier's help."""
+
+    def asked(request: SeenRequest) -> bool:
+        return "<work>" in request.text
+
+    provider.on(asked, Reply(json={"tier": "PREMIUM"}), times=1)
+    provider.script(Reply(json={"title": "On fields", "words": 3}))
+    async with Worker(client, task_queue="recorded-own", workflows=[RoutedWriter]):
+        handle = await client.start_workflow(
+            RoutedWriter.run, DOUBTFUL, id="recorded-own", task_queue="recorded-own"
+        )
+        await handle.result()
+    return handle
+
+
+SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
+    {
+        made.__name__: made
+        for made in (reviewed, verified, released, troubled, cancelled, routed)
+    }
+)
+
+
+def _write(name: str, history: Any) -> None:
+    text = json.dumps(_without_traces(history), indent=1, sort_keys=True)
+    (FOLDER / f"{name}.json").write_text(text + "\n")
+
+
+def _without_traces(value: Any) -> Any:
+    """Leave out stack traces: they name folders of this machine."""
+    if isinstance(value, list):
+        return [_without_traces(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_traces(v) for k, v in value.items() if k != "stackTrace"}
+
+
+async def record(names: list[str]) -> None:
+    """Play scenarios and write what happened."""
+    async with dev_server() as server, ScriptedProvider() as provider:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "agents.yaml"
+            text = (FOLDER / "agents.yaml").read_text()
+            path.write_text(text.replace("BASE_URL", provider.base_url))
+            fleet = load_fleet(path)
+            client = await Client.connect(
+                server.client.service_client.config.target_host,
+                identity="recorder",  # the default would name this machine
+                plugins=[TierpoolPlugin(fleet)],
+            )
+            stop = asyncio.Event()
+            everything = Served.everything(fleet)
+            working = asyncio.create_task(run_workers(client, everything, stop))
+            for name in names:
+                handle = await SCENARIOS[name](client, provider)
+                if name != routed.__name__:
+                    await flow_result(handle)
+                _write(name, json.loads((await handle.fetch_history()).to_json()))
+            stop.set()
+            await working
+
+
+def main() -> None:
+    """Record the scenarios named, or those that have no file yet."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
+    names = parser.parse_args().names
+    if not set(names) <= SCENARIOS.keys():
+        parser.error(f"known: {', '.join(SCENARIOS)}")
+    missing = [name for name in SCENARIOS if not (FOLDER / f"{name}.json").exists()]
+    if names or missing:
+        asyncio.run(record(names or missing))
+
+
+if __name__ == "__main__":
+    main()

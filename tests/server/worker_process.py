@@ -1,0 +1,72 @@
+"""`tierpool worker` as a process of its own, as it runs in production."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tierpool.fleet import LoadedFleet
+
+
+@dataclass
+class WorkerProcess:
+    """A running `tierpool worker` and what it has written."""
+
+    process: asyncio.subprocess.Process
+    output: list[str] = field(default_factory=list)
+    """Lines of standard error and output."""
+    _new: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def logged(self, event: str) -> dict[str, Any]:
+        """Wait for a log line of this event and return it."""
+        async with asyncio.timeout(20), self._new:
+            await self._new.wait_for(lambda: self._find(event) is not None)
+        return self._find(event) or {}
+
+    async def ended(self) -> int:
+        """Wait for the end of the process and return its exit status."""
+        async with asyncio.timeout(20):
+            return await self.process.wait()
+
+    async def read(self) -> None:
+        stream = self.process.stdout
+        assert stream is not None
+        while line := await stream.readline():
+            async with self._new:
+                self.output.append(line.decode())
+                self._new.notify_all()
+
+    def _find(self, event: str) -> dict[str, Any] | None:
+        for line in self.output:
+            if line.startswith("{") and json.loads(line).get("event") == event:
+                return json.loads(line)
+        return None
+
+
+@asynccontextmanager
+async def worker_process(
+    address: str, fleet: LoadedFleet, *arguments: str, **env: str
+) -> AsyncIterator[WorkerProcess]:
+    """Start `tierpool worker` with these arguments; it is killed with the block."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tierpool", "worker", "--file", str(fleet.path)),
+        *arguments,
+        env=os.environ | {"TEMPORAL_ADDRESS": address} | env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    worker = WorkerProcess(process)
+    reading = asyncio.create_task(worker.read())
+    try:
+        yield worker
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reading
