@@ -12,6 +12,7 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from tierpool.testing import Reply, ScriptedProvider
+from tierpool.worker import Served
 
 from .conftest import Running, Start
 
@@ -187,7 +188,7 @@ async def test_status_shows_pools_and_how_to_start_missing_ones(
     running: Start, provider: ScriptedProvider, tierpool: Command
 ) -> None:
     """A pool without a worker says so and names the command."""
-    await running(FLEET, served=["nano"])
+    await running(FLEET, served=Served(pools=("nano",)))
 
     ran = await tierpool("status")
 
