@@ -99,6 +99,8 @@ class Answer:
         return ProviderReply(text, self.usage, reason, self.model)
 
 
+_LOCAL_KEEPALIVE_SECONDS: Final = 2.0
+
 NO_KEY: Final = "none"
 """What stands for a key where none is sent: the SDKs insist on one."""
 
@@ -232,12 +234,18 @@ class SdkProvider(ABC, Generic[C]):
 def loopback_client(address: str | None) -> httpx2.AsyncClient | None:
     """Return an HTTP client that ignores proxies, if the address is this machine.
 
-    An HTTP_PROXY in the environment would be asked for 127.0.0.1 otherwise.
+    An HTTP_PROXY in the environment would be asked for 127.0.0.1 otherwise. Idle
+    connections are let go early: small local servers close theirs after 5 s, the
+    SDK's own limit too, and a call on a connection that just closed is ambiguous.
     """
     host = urlsplit(address).hostname if address else None
     if host is None or not _is_loopback(host):
         return None
-    limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+    limits = httpx2.Limits(
+        max_connections=1000,
+        max_keepalive_connections=100,
+        keepalive_expiry=_LOCAL_KEEPALIVE_SECONDS,
+    )
     return httpx2.AsyncClient(trust_env=False, limits=limits)
 
 
