@@ -33,7 +33,9 @@ _SUMMARY_BYTES = 200
 _TABLE_ROWS = 20
 """The Web UI puts all of it into a URL, of which some proxies allow only 8 KiB."""
 _CELL = 80
-_LONG_WORD = re.compile(r"\S{20}(?=\S)")
+_LONG_WORD = re.compile(r"\S{14,}")
+_SEAM = re.compile(r"(?<=[/_:.-])(?=[^\W_])")
+_LONG_PIECE = re.compile(r"\w{14}(?=\w)")
 _BREAK = "\u200b"
 """Zero-width space: one long word would push its column out of the page."""
 _GAP = "\u2002"
@@ -143,7 +145,12 @@ def _row(attempt: Attempt) -> str:
 @lru_cache(maxsize=512)
 def _cell(text: str) -> str:
     # broken before it is escaped: a backslash stays with its character
-    return escape_markdown(_LONG_WORD.sub(rf"\g<0>{_BREAK}", shorten(text, _CELL)))
+    return escape_markdown(_LONG_WORD.sub(_breakable, shorten(text, _CELL)))
+
+
+def _breakable(word: re.Match[str]) -> str:
+    """Let a long word break, between its parts if it has some."""
+    return _LONG_PIECE.sub(rf"\g<0>{_BREAK}", _SEAM.sub(_BREAK, word[0]))
 
 
 def _line(cells: Sequence[str]) -> str:
