@@ -46,6 +46,7 @@ from tierpool.errors import ItemConflict, PayloadTooLarge, ServerError, Tierpool
 from tierpool.fleet import LoadedFleet
 from tierpool.flow import CANCELLED, FAILED
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE, SEARCH_ATTRIBUTES
+from tierpool.workflows.render import escape_markdown
 
 __all__ = [
     "ItemHandle",
@@ -176,7 +177,7 @@ async def start_flow(
             result_type=FlowResult,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             search_attributes=attributes,
-            static_summary=(work_item.title or work_item.id)[:200],
+            static_summary=escape_markdown((work_item.title or work_item.id)[:200]),
         )
 
     try:

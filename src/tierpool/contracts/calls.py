@@ -29,9 +29,10 @@ class Route(Wire):
     """Name of the tier; empty for tools without one."""
     model: str = ""
     """`provider:model`; empty for tools."""
-    queue: str
-    """Task queue that the attempt is put on."""
-    reason: str
+    queue: str = ""
+    """Task queue that the attempt is put on; empty in an attempt's input, which
+    is on it."""
+    reason: str = ""
     """A sentence for people: `fixed by role`, `rules: complexity 0.62`."""
     fallback: int = 0
     """0 for the tier's own model, n for its n-th fallback."""

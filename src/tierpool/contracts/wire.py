@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import (
@@ -35,13 +36,21 @@ class Wire(BaseModel):
     def _leave_out_defaults(
         self, handler: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        fields = type(self).model_fields
+        defaults = _defaults(type(self))
         return {
             name: value
             for name, value in handler(self).items()
-            if getattr(self, name)
-            != fields[name].get_default(call_default_factory=True)
+            if getattr(self, name) != defaults[name]
         }
+
+
+@cache
+def _defaults(model: type[Wire]) -> dict[str, Any]:
+    """Return a model's defaults; asking each field each time took half of the time."""
+    return {
+        name: field.get_default(call_default_factory=True)
+        for name, field in model.model_fields.items()
+    }
 
 
 class Usage(Wire):

@@ -31,7 +31,12 @@ from tierpool.fleet import FleetSnapshot, RoleSnapshot
 from tierpool.replies import validate_reply
 from tierpool.workflows import attempts as step
 from tierpool.workflows.account import perform
-from tierpool.workflows.render import attempt_summary, shorten
+from tierpool.workflows.render import (
+    attempt_summary,
+    decision_hint,
+    escape_markdown,
+    shorten,
+)
 from tierpool.workflows.routes import route_for
 from tierpool.workflows.run import RunState
 
@@ -97,8 +102,10 @@ class Call:
             AgentCallFailed: when nobody decided within the role's timeout.
         """
         limit = self.spec.timeout
+        schema = self.run.text(self.schema) if self.schema else None
         try:
-            reply = await self.run.decisions.wait(self.role, self._problem, limit)
+            with self.run.waits_for(decision_hint(self.role, schema)):
+                reply = await self.run.decisions.wait(self.role, self._problem, limit)
         except TimeoutError:
             raise AgentCallFailed(self.role, f"nobody decided within {limit}") from None
         finally:
@@ -116,7 +123,7 @@ class Call:
                 case step.GiveUp(reason):
                     raise AgentCallFailed(self.role, reason, attempts=self.tries)
                 case step.Wait(delay, reason):
-                    await _sleep(delay, reason, route)
+                    await self._sleep(delay, reason, route)
                 case step.Repair(text, problem):
                     progress.repaired = True
                     self.messages += [text or "(no text)", _invalid(problem)]
@@ -137,9 +144,8 @@ class Call:
         self.tries += 1
         if self.run.on_attempt is not None:
             self.run.on_attempt(self.role, route.tier)
-        summary = attempt_summary(
-            self.role, route, "repair of an invalid reply" if progress.repaired else ""
-        )
+        note = "repair of an invalid reply" if progress.repaired else ""
+        summary = attempt_summary(self.role, route, note, self.tries)
         last = await perform(self.run, self._request(route), summary, self.made)
         if isinstance(last, FailureDetail):
             progress.count(last.outcome)
@@ -169,8 +175,7 @@ class Call:
         shared: dict[str, Any] = {
             "role": self.role,
             "item_id": self.run.item_id,
-            # the scores stand in the route activity's marker already
-            "route": route.model_copy(update={"scores": {}}),
+            "route": route,
             "messages": self._wire_messages(),
             "output": self.schema,
             "attempt": self.tries,
@@ -209,6 +214,15 @@ class Call:
             return Message(role=who, text=text)
         return Message(role=who, part=self._keep(text))
 
+    async def _sleep(self, delay: timedelta, reason: str, route: Route) -> None:
+        """Wait in a durable timer that says for whom and until when."""
+        until = (workflow.now() + delay).strftime("%H:%M:%S")
+        who = route.model.partition(":")[0] or route.queue
+        why = reason.removeprefix(f"{who}: ")
+        summary = shorten(f"waits for {who} until {until} UTC · {why}", 130)
+        with self.run.waits_for(escape_markdown(summary)):
+            await workflow.sleep(delay, summary=summary)
+
     def _checked(self, last: AgentResult) -> AgentResult:
         """Let the caller's own model judge a reply that fits the schema."""
         problem = "" if last.reply is None else self._misfit(last.reply)
@@ -242,15 +256,6 @@ class Call:
             text = reply.get("text")
             return text if isinstance(text, str) else json.dumps(reply)
         return cast(type[BaseModel], self.output).model_validate(reply)
-
-
-async def _sleep(delay: timedelta, reason: str, route: Route) -> None:
-    """Wait in a durable timer that says for whom and until when."""
-    until = (workflow.now() + delay).strftime("%H:%M:%S")
-    who = route.model.partition(":")[0] or route.queue
-    await workflow.sleep(
-        delay, summary=shorten(f"{who} · until {until} UTC · {reason}", 150)
-    )
 
 
 def _invalid(problem: str) -> str:

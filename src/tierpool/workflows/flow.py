@@ -224,6 +224,7 @@ class FlowWorkflow:
         self._reason, self._role = reason, ""
         self._path.append(state)
         self._unshown = True
+        self._run.show()
         workflow.logger.info("state.entered", extra={"state": state, "reason": reason})
 
     def _show(self, role: str, tier: str) -> None:
@@ -237,7 +238,7 @@ class FlowWorkflow:
                 [
                     _STATE.value_set(self._state),
                     _ROLE.value_set(role),
-                    _TIER.value_set(tier),
+                    _TIER.value_set(tier) if tier else _TIER.value_unset(),
                 ]
             )
 
@@ -290,7 +291,7 @@ class FlowWorkflow:
             state=self._state,
             reason=self._reason,
             role=self._role,
-            tier=last.tier if last else "",
+            tier=last.tier if last and last.role == self._role else "",
             paused=self._run.paused,
             terminal=not self._flow.leaving(self._state),
             waiting_for=next(iter(self._run.decisions.waiting), ""),
@@ -303,12 +304,16 @@ class FlowWorkflow:
         """Answer the `costs` query."""
         return self._run.costs()
 
-    @workflow.query(name="tierpool_part", description="A text that an activity lacks")
+    @workflow.query(
+        name="tierpool_part", description="Internal: texts that activities fetch"
+    )
     def part(self, request: PartRequest) -> PartChunk:
         """Answer an activity that lacks a prompt or a message."""
         return self._run.part(request)
 
-    @workflow.update(description="Reply for the human role that waits")
+    @workflow.update(
+        description='Reply for the human role that waits: {"reply": {…}, "by": "name"}'
+    )
     def decide(self, decision: HumanDecision) -> None:
         """Take a human role's reply."""
         self._run.decisions.take(decision)
@@ -317,7 +322,9 @@ class FlowWorkflow:
     def _check_decision(self, decision: HumanDecision) -> None:
         self._run.decisions.check(decision)
 
-    @workflow.update(description="End the item in the state cancelled")
+    @workflow.update(
+        description='End the item in the state cancelled; data: "the reason", or none'
+    )
     def cancel_item(self, reason: str = "") -> None:
         """Stop what is under way and end the item."""
         self._cancel_reason = f"cancelled: {reason}" if reason else "cancelled"

@@ -59,7 +59,7 @@ class Decisions:
             await workflow.wait_condition(
                 lambda: role in self.decided,
                 timeout=timeout,
-                timeout_summary=f"{role} decides",
+                timeout_summary=f"waits for {role} to decide",
             )
             return self.decided[role]
         finally:

@@ -17,6 +17,7 @@ from tierpool.contracts import Attempt, Route, WorkItem
 __all__ = [
     "AgentInput",
     "attempt_summary",
+    "decision_hint",
     "details_table",
     "escape_markdown",
     "money",
@@ -78,9 +79,10 @@ def render_for_tool(item: WorkItem | None, value: AgentInput, last: Reply) -> st
     return json.dumps(to_jsonable_python(body), ensure_ascii=False)
 
 
-def attempt_summary(role: str, route: Route, note: str = "") -> str:
+def attempt_summary(role: str, route: Route, note: str = "", attempt: int = 1) -> str:
     """Write an activity's summary, such as `reviewer · premium · fixed by the role`."""
-    parts = [role, route.tier, note or route.reason]
+    again = f"attempt {attempt}" if attempt > 1 else ""
+    parts = [role, route.tier, again, note or route.reason]
     text = " · ".join(part for part in parts if part)
     while len(text.encode()) > _SUMMARY_BYTES:
         text = text[:-9] + "…"
@@ -102,10 +104,33 @@ def escape_markdown(text: str) -> str:
     return _MARKUP.sub(r"\\\g<0>", text)
 
 
-def details_table(state: str, attempts: Sequence[Attempt]) -> str:
-    """Write an item's calls as a Markdown table, the newest last.
+def decision_hint(role: str, schema: str | None) -> str:
+    """Say, as Markdown, how a person replies for a human role."""
+    fields = json.loads(schema).get("properties", {}) if schema else {"text": {}}
+    reply = ", ".join(f'"{name}": {_wanted(spec)}' for name, spec in fields.items())
+    data = shorten(f'{{"reply": {{{reply}}}}}'.replace("`", "'"), 400)
+    return (
+        f"waits for **{escape_markdown(role)}**: send the update `decide` with `{data}`"
+    )
 
-    The reason comes last: where the page is narrow, the end of a row is cut off.
+
+def _wanted(spec: JsonValue) -> str:
+    if not isinstance(spec, dict):  # `true` is a schema, too
+        return "…"
+    choices = spec.get("enum")
+    if isinstance(choices, list):
+        return " or ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+    kind = spec.get("type")
+    return f"<{kind}>" if isinstance(kind, str) else "…"
+
+
+def details_table(
+    state: str, attempts: Sequence[Attempt], waits: Sequence[str] = ()
+) -> str:
+    """Write where an item is, what it waits for, and its calls, the newest last.
+
+    The reason comes last in the table: where the page is narrow, the end of a
+    row is cut off. `waits` is Markdown already.
     """
     known = sum((a.cost_usd for a in attempts if a.cost_usd is not None), Decimal(0))
     unknown = sum(a.cost_usd is None for a in attempts)
@@ -117,13 +142,10 @@ def details_table(state: str, attempts: Sequence[Attempt]) -> str:
     first = max(0, len(attempts) - _TABLE_ROWS)
     if first:
         parts.append(f"without the first {first}, which the query `costs` has")
-    head = [
-        " · ".join(parts),
-        "",
-        _line(["state", "role", "tier", "cost", "tokens in/out", "reason"]),
-        "|---|---|---|---:|---:|---|",
-    ]
-    return "\n".join(head + [_row(attempt) for attempt in attempts[first:]])
+    lines = [" · ".join(parts), *(f"\n{wait}" for wait in waits)]
+    if attempts:
+        lines += ["", _HEAD, "|---|---|---|---:|---:|---|"]
+    return "\n".join(lines + [_row(attempt) for attempt in attempts[first:]])
 
 
 def _row(attempt: Attempt) -> str:
@@ -155,3 +177,6 @@ def _breakable(word: re.Match[str]) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {f'{_GAP} | '.join(cells)} |"
+
+
+_HEAD = _line(["state", "role", "tier", "cost", "tokens in/out", "reason"])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -57,6 +58,7 @@ class RunState:
     on_attempt: Callable[[str, str], None] | None = None
     """Told the role and the tier before each attempt."""
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _waits: list[str] = field(default_factory=list)
     _shown: str = ""
 
     @property
@@ -81,7 +83,8 @@ class RunState:
     async def resumed(self) -> None:
         """Wait while the run is paused."""
         if self.paused:
-            await workflow.wait_condition(lambda: not self.paused)
+            with self.waits_for("paused: send the update `resume` to go on"):
+                await workflow.wait_condition(lambda: not self.paused)
 
     def keep(self, text: str) -> PartRef:
         """Keep a text for activities to ask for, until `forget`."""
@@ -120,10 +123,25 @@ class RunState:
     def record(self, attempt: Attempt) -> None:
         """Add an attempt to the item's account and to its current details."""
         self.attempts.append(attempt)
-        current = workflow.get_current_details()
-        if current == self._shown:  # never over details that the user wrote
-            self._shown = details_table(self.state, self.attempts)
+        self.show()
+
+    def show(self) -> None:
+        """Write the current details anew, but never over some that the user wrote."""
+        if workflow.get_current_details() == self._shown:
+            self._shown = details_table(self.state, self.attempts, self._waits)
             workflow.set_current_details(self._shown)
+
+    @contextmanager
+    def waits_for(self, what: str) -> Iterator[None]:
+        """Show in the current details what a call waits for; `what` is Markdown."""
+        self._waits.append(what)
+        self.show()
+        try:
+            yield
+        finally:
+            self._waits.remove(what)
+            if workflow.in_workflow():  # not when an evicted run is closed
+                self.show()
 
     def costs(self) -> ItemCosts:
         """Sum up the attempts; what is not known is counted, never taken as zero."""

@@ -64,7 +64,7 @@ async def attempt_activity(request: AgentRequest, summary: str) -> AgentResult:
     """
     result: AgentResult = await workflow.execute_activity(
         request.role,
-        request,
+        _shortened(request),
         task_queue=request.route.queue,
         result_type=AgentResult,
         start_to_close_timeout=request.timeout + GRACE,
@@ -74,3 +74,15 @@ async def attempt_activity(request: AgentRequest, summary: str) -> AgentResult:
         summary=summary,
     )
     return result
+
+
+def _shortened(request: AgentRequest) -> AgentRequest:
+    """Leave out of the Route what history has beside the request.
+
+    The queue stands in the same event; what a classifier said stands in the
+    route activity's marker.
+    """
+    known: dict[str, object] = {"queue": ""}
+    if request.route.classifier:
+        known |= {"reason": "", "classifier": "", "complexity": None, "scores": {}}
+    return request.model_copy(update={"route": request.route.model_copy(update=known)})

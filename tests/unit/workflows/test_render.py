@@ -10,6 +10,7 @@ import pytest
 from tierpool.contracts import Attempt, Route, Usage
 from tierpool.workflows.render import (
     attempt_summary,
+    decision_hint,
     details_table,
     escape_markdown,
     money,
@@ -128,3 +129,27 @@ def test_a_summary_is_cut_to_what_temporal_takes() -> None:
 def test_shortened_text_is_one_line() -> None:
     """Line ends would break a table."""
     assert "a b c…" == shorten("a\nb\n\ncdef", 6)
+
+
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        (None, '{"reply": {"text": …}}'),
+        ('{"properties": {"ok": {"type": "boolean"}}}', '{"reply": {"ok": <boolean>}}'),
+        ('{"properties": {"v": {"enum": ["a", 2]}}}', '{"reply": {"v": "a" or 2}}'),
+        ('{"properties": {"x": true}}', '{"reply": {"x": …}}'),
+        ('{"type": "object"}', '{"reply": {}}'),
+    ],
+)
+def test_a_person_is_told_the_fields_of_a_reply(
+    schema: str | None, wanted: str
+) -> None:
+    """Any schema that a role may have gives a hint."""
+    assert f"decide` with `{wanted}`" in decision_hint("boss", schema)
+
+
+def test_an_item_without_attempts_has_no_table() -> None:
+    """Only the state and what is waited for."""
+    assert "**asking** · 0 attempts · $0\n\nwaits" == details_table(
+        "asking", [], ["waits"]
+    )
