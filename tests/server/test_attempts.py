@@ -1,8 +1,11 @@
 """One attempt on its way: texts by reference, sizes, failover, cancels, huge replies."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import PauseActivityRequest
 from temporalio.client import WorkflowHistory
 from temporalio.service import RPCError
 
@@ -243,3 +246,32 @@ async def test_reply_too_large_for_temporal_is_billed_and_final(running: Start) 
     (attempt,) = (await handle.query("costs", result_type=ItemCosts)).attempts
     assert (attempt.outcome, attempt.usage) == (Outcome.BILLED, usage)
     assert result.unknown_cost_attempts == 0
+
+
+async def test_operators_pause_of_an_attempt_is_not_paid_twice_unseen(
+    running: Start,
+) -> None:
+    """Pausing a running activity ends that attempt on the record; the item makes another."""
+    fleet = await running(REVIEW)
+    fleet.provider.script(
+        Reply("late", first_byte_delay=timedelta(seconds=60)), Reply("x")
+    )
+    handle = await fleet.start("review")
+    await fleet.provider.until(lambda books: books.in_flight == 1)
+    pending = (await handle.describe()).raw_description.pending_activities
+
+    await fleet.client.workflow_service.pause_activity(
+        PauseActivityRequest(
+            namespace=fleet.client.namespace,
+            execution=WorkflowExecution(workflow_id=handle.id),
+            id=pending[0].activity_id,
+            identity="operator",
+        )
+    )
+    result = await flow_result(handle)
+
+    costs = await handle.query("costs", result_type=ItemCosts)
+    assert "done" == result.state
+    assert ["ambiguous", "billed"] == [a.outcome.value for a in costs.attempts]
+    assert "operator" in costs.attempts[0].note
+    assert 2 == fleet.provider.accounting.calls

@@ -89,6 +89,16 @@ class AgentActivities:
                 detail = error.detail.model_copy(
                     update={"message": _without_secrets(error.detail.message)}
                 )
+            except asyncio.CancelledError:
+                if not _broken_off_by_operator():
+                    raise
+                # Ended here as failed: Temporal would run the same attempt again,
+                # and the provider would be paid twice with one attempt on record.
+                detail = FailureDetail(
+                    outcome=Outcome.AMBIGUOUS,
+                    next=NextStep.RETRY,
+                    message="broken off by an operator's pause or reset",
+                )
             except PartMissing as error:
                 detail = FailureDetail(
                     outcome=Outcome.UNBILLED, next=NextStep.RETRY, message=str(error)
@@ -178,6 +188,11 @@ def _read(answer: ProviderReply, schema: dict[str, Any] | None) -> AgentResult:
     )
 
 
+def _broken_off_by_operator() -> bool:
+    details = activity.cancellation_details()
+    return details is not None and (details.paused or details.reset)
+
+
 def _refused(reply: Reply) -> bool:
     """Tell whether a program refused: that reply is ours, not the role's output."""
     return reply.get("accept") is False and bool(reply.get("exit_code"))
@@ -210,7 +225,7 @@ def _application_error(detail: FailureDetail) -> ApplicationError:
         detail.message,
         detail,
         type=f"Attempt{detail.outcome.value.title()}",
-        non_retryable=detail.next is NextStep.FAIL,
+        non_retryable=True,  # the workflow decides on every further attempt
         next_retry_delay=detail.retry_after,
         category=ApplicationErrorCategory.BENIGN
         if expected
