@@ -1,0 +1,153 @@
+"""What was found, as tables for people and as figures with targets.
+
+Nothing here measures.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from statistics import median
+
+from _load import BARE, CALLS, DELAY_S, VARIANTS
+from _measure import History, Window
+from rich.table import Table
+
+__all__ = ["Found", "notes", "size_table", "speed_table", "verdict"]
+
+
+@dataclass
+class Found:
+    """All that was measured."""
+
+    windows: dict[str, dict[int, Window]] = field(default_factory=dict)
+    """By variant, then by round."""
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+    histories: dict[str, History] = field(default_factory=dict)
+    dev_ready_s: list[float] = field(default_factory=list)
+    pool_bytes: float = 0.0
+    provider_calls_per_s: float = 0.0
+
+    def throughput(self, name: str) -> float:
+        """Return the median over rounds of the speed against the baseline's."""
+        bare = self.windows[BARE.name]
+        return median(
+            window.speed / bare[number].speed
+            for number, window in self.windows[name].items()
+        )
+
+    def latency(self, name: str) -> float:
+        """Return the median latency against the baseline's."""
+        return median(self.latencies[name]) / median(self.latencies[BARE.name])
+
+    def extra_events(self, name: str) -> float:
+        """Return the events for each call that the baseline does not have."""
+        mine, bare = self.histories[name], self.histories[BARE.name]
+        return (mine.events - bare.events) / CALLS
+
+    def bytes_ratio(self, name: str) -> float:
+        """Return the bytes of history, without the start, against the baseline's."""
+        return self.histories[name].bytes / self.histories[BARE.name].bytes
+
+
+def speed_table(found: Found) -> Table:
+    """Make the table of what an item's owner notices."""
+    title = f"Speed ({CALLS} calls of {DELAY_S * 1000:.0f} ms per item)"
+    table = Table(title=title, title_justify="left", box=None)
+    columns = (
+        "",
+        "items/s",
+        "of bare",
+        "latency s",
+        "of bare",
+        "CPU ms/call",
+        "of bare",
+    )
+    for name in columns:
+        table.add_column(name, justify="right" if name else "left")
+    bare_ms = median(w.total_ms for w in found.windows[BARE.name].values())
+    for variant in VARIANTS:
+        name = variant.name
+        windows = found.windows[name].values()
+        total_ms = median(w.total_ms for w in windows)
+        table.add_row(
+            name,
+            f"{median(w.items_per_s for w in windows):.1f}",
+            f"{found.throughput(name):.2f}",
+            f"{median(found.latencies[name]):.3f}",
+            f"{found.latency(name):.3f}",
+            f"{total_ms:.1f}",
+            f"{total_ms / bare_ms:.2f}",
+        )
+    return table
+
+
+def size_table(found: Found) -> Table:
+    """Make the table of histories, and of who uses the CPU."""
+    table = Table(title="History, and CPU ms of a call", title_justify="left", box=None)
+    parts = ("server", "worker", "provider", "driver")
+    columns = ("", "events/call", "bytes/call", "of bare", "start bytes", "with it",
+               *parts)  # fmt: skip
+    for name in columns:
+        table.add_column(name, justify="right" if name else "left")
+    bare = found.histories[BARE.name]
+    for variant in VARIANTS:
+        name = variant.name
+        windows, history = found.windows[name].values(), found.histories[name]
+        whole = (history.bytes + history.start_bytes) / (bare.bytes + bare.start_bytes)
+        table.add_row(
+            name,
+            f"{history.events / CALLS:.1f}",
+            f"{history.bytes / CALLS:.0f}",
+            f"{found.bytes_ratio(name):.2f}",
+            f"{history.start_bytes}",
+            f"{whole:.2f}",
+            *(f"{median(w.cpu_ms[part] for w in windows):.1f}" for part in parts),
+        )
+    return table
+
+
+def verdict(found: Found) -> dict[str, dict[str, float | bool]]:
+    """Compare the figures that have a target with it; of two the worse one counts."""
+    called = ("fixed", "routed")
+    at_least = {
+        "throughput_fixed": (found.throughput("fixed"), 0.85),
+        "throughput_routed": (found.throughput("routed"), 0.80),
+    }
+    at_most = {
+        "latency_ratio": (max(map(found.latency, called)), 1.10),
+        "events_per_call_extra": (max(map(found.extra_events, called)), 2.0),
+        "bytes_ratio": (max(map(found.bytes_ratio, called)), 2.0),
+        "dev_ready_s": (median(found.dev_ready_s), 3.0),
+    }
+    targets = {
+        name: {"value": round(value, 3), "target": target, "holds": value >= target}
+        for name, (value, target) in at_least.items()
+    }
+    targets |= {
+        name: {"value": round(value, 3), "target": target, "holds": value <= target}
+        for name, (value, target) in at_most.items()
+    }
+    return targets
+
+
+def notes(found: Found, in_flight: int) -> list[str]:
+    """Say what stands in no table, and how far the figures can be trusted."""
+    windows = [w for some in found.windows.values() for w in some.values()]
+    most = max(w.items_per_s for w in windows) * CALLS
+    ready = ", ".join(f"{seconds:.2f}" for seconds in found.dev_ready_s)
+    lines = [f"{in_flight} items in flight; items/s of each round:"]
+    lines += [
+        f"  {v.name}: {', '.join(f'{w.items_per_s:.1f}' for w in found.windows[v.name].values())}"
+        for v in VARIANTS
+    ]
+    return [
+        *lines,
+        f"other programs used {median(w.other_cores for w in windows):.2f} of "
+        f"{os.cpu_count()} cores (median; "
+        f"{max(w.other_cores for w in windows):.2f} at most)",
+        f"provider: {max(w.provider_cores for w in windows):.2f} cores at most; alone it "
+        f"answers {found.provider_calls_per_s:.0f} calls/s, the variants made {most:.0f}",
+        f"tierpool dev to ready: {ready} s",
+        f"memory of one more pool in a worker process: {found.pool_bytes / 1e6:.2f} MB",
+    ]

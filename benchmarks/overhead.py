@@ -1,0 +1,264 @@
+"""What tierpool costs on top of plain Temporal, measured side by side in one run.
+
+Starts a Temporal server, a scripted provider and one worker process for each
+variant, prints a table, and at last one line of JSON. See README.md beside
+this file for what is measured and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+from _load import DELAY_S, VARIANTS, Variant, write_fleet
+from _measure import Bench, history_of, latency_of, window_of
+from _processes import clean_env, python, rss_bytes
+from _report import Found, notes, size_table, speed_table, verdict
+from rich.console import Console
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from tierpool import TierpoolPlugin, load_fleet
+from tierpool.devserver import embedded_server
+
+HERE = Path(__file__).parent
+MORE_POOLS = 10
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where the server's database is: a disk's mood would be most of what is seen."""
+
+
+def progress(text: str) -> None:
+    """Tell whoever watches what is going on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+async def measure_dev(scratch: Path, times: int) -> list[float]:
+    """Return the seconds from `tierpool dev` on a new state folder to its ready line."""
+    fleet = write_fleet(
+        scratch, "bench-dev", ("nano", "standard"), "auto", "http://127.0.0.1:9"
+    )
+    seconds = []
+    for number in range(times):
+        state = str(scratch / f"state-{number}")
+        arguments = ("dev", "--json", "--file", str(fleet), "--state", state)
+        begun = time.perf_counter()
+        async with python("-m", "tierpool", *arguments, log=scratch / "dev.log"):
+            seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+async def measure_memory(scratch: Path, address: str) -> float:
+    """Return the resident bytes that one more pool takes in a worker process."""
+    sizes = []
+    for count in (1, 1 + MORE_POOLS):
+        tiers = tuple(f"t{number}" for number in range(count))
+        name = f"bench-memory-{count}"
+        fleet = write_fleet(scratch / name, name, tiers, "t0", "http://127.0.0.1:9")
+        arguments = ("pools", "--address", address, "--fleet", str(fleet))
+        worker = str(HERE / "_workers.py")
+        async with python(worker, *arguments, log=scratch / "memory.log") as child:
+            await asyncio.sleep(2)  # until all pollers have polled
+            sizes.append(rss_bytes(child.pid))
+    return (sizes[1] - sizes[0]) / MORE_POOLS
+
+
+async def measure_provider(bench: Bench, calls: int) -> float:
+    """Return how many calls a second the provider answers to a cheap client.
+
+    Far above what the variants reach, or the provider would hide differences.
+    """
+    body = {
+        "model": "scripted",
+        "messages": [{"role": "user", "content": "x"}],
+        "stream": True,
+    }
+    address = f"{bench.provider}/v1/chat/completions"
+    waiting = iter(range(calls))
+
+    async def lane() -> None:
+        for _ in waiting:
+            async with bench.http.post(address, json=body) as answer:
+                await answer.read()
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(lane() for _ in range(200)))
+    return calls / (time.perf_counter() - begun)
+
+
+async def start_variant(
+    stack: AsyncExitStack, scratch: Path, variant: Variant, address: str, provider: str
+) -> tuple[Client, int]:
+    """Start the worker process of a variant; return a client for it and its PID."""
+    arguments = [variant.name, "--address", address]
+    if variant.kind == "bare":
+        arguments += ["--provider", provider]
+        client = await Client.connect(address, data_converter=pydantic_data_converter)
+    else:
+        role_tier = "auto" if variant.routed else "standard"
+        folder = scratch / variant.name
+        fleet = write_fleet(folder, variant.fleet, variant.tiers, role_tier, provider)
+        arguments += ["--fleet", str(fleet)]
+        plugin = TierpoolPlugin(load_fleet(fleet))
+        client = await Client.connect(address, plugins=[plugin])
+    child = await stack.enter_async_context(
+        python(
+            str(HERE / "_workers.py"), *arguments, log=scratch / f"{variant.name}.log"
+        )
+    )
+    return client, child.pid
+
+
+async def start_bench(stack: AsyncExitStack, scratch: Path, address: str) -> Bench:
+    """Start the provider and all workers."""
+    arguments = ("--port", "0", "--delay", str(DELAY_S))
+    provider = await stack.enter_async_context(
+        python("-m", "tierpool.testing.provider", *arguments, log=scratch / "p.log")
+    )
+    base_url = provider.said["base_url"]
+    connector = aiohttp.TCPConnector(limit=300)
+    http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+    pids, clients = {"provider": provider.pid}, {}
+    for variant in VARIANTS:
+        clients[variant.name], pids[variant.name] = await start_variant(
+            stack, scratch, variant, address, base_url
+        )
+    return Bench(base_url, http, pids, clients)
+
+
+async def measure_calls(
+    bench: Bench, args: argparse.Namespace, found: Found, deadline: float
+) -> None:
+    """Measure history, latency and throughput, the variants always in turn."""
+    progress("history of one item of each variant")
+    for variant in VARIANTS:
+        found.histories[variant.name] = await history_of(bench, variant)
+    progress(f"latency: {args.latency_items} items of each variant, one at a time")
+    for number in range(args.latency_items):
+        for variant in turn(number):
+            seconds = await latency_of(bench, variant)
+            found.latencies.setdefault(variant.name, []).append(seconds)
+    longest = 0.0
+    for number in range(args.rounds):
+        variants = turn(number)
+        if number and time.perf_counter() + longest * len(variants) > deadline:
+            progress("no time for another round")
+            break
+        progress(f"throughput: round {number + 1} of {args.rounds}")
+        for variant in variants:
+            begun = time.perf_counter()
+            found.windows.setdefault(variant.name, {})[number] = await window_of(
+                bench, variant, in_flight=args.in_flight, items=args.items
+            )
+            longest = max(longest, time.perf_counter() - begun)
+
+
+def turn(number: int) -> list[Variant]:
+    """Return the variants of a turn: there and back again, so that none is always late.
+
+    The flows are extra figures without a target: every fourth time is enough.
+    """
+    taken = [v for v in VARIANTS if v.kind != "flow" or number % 4 == 0]
+    return taken[::-1] if number % 2 else taken
+
+
+async def run(args: argparse.Namespace) -> Found:
+    """Start everything, measure, stop everything."""
+    found = Found()
+    deadline = time.perf_counter() + args.seconds
+    with tempfile.TemporaryDirectory(prefix="tierpool-bench-") as folder:
+        scratch = Path(folder)
+        progress("time from `tierpool dev` to ready")
+        found.dev_ready_s = await measure_dev(scratch / "dev", args.dev_starts)
+        async with AsyncExitStack() as stack:
+            database = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="tierpool-bench-", dir=MEMORY)
+            )
+            server = await stack.enter_async_context(
+                embedded_server(Path(database), ui=False)
+            )
+            progress("memory of a pool")
+            found.pool_bytes = await measure_memory(scratch, server.address)
+            bench = await start_bench(stack, scratch, server.address)
+            bench.pids = {**bench.pids, "server": server.pid}
+            progress("what the provider can do alone")
+            found.provider_calls_per_s = await measure_provider(bench, 2000)
+            await measure_calls(bench, args, found, deadline)
+    return found
+
+
+def show(found: Found, args: argparse.Namespace) -> None:
+    """Print what was found; the last line is JSON."""
+    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    console.print(speed_table(found), size_table(found), sep="\n")
+    console.print(*notes(found, args.in_flight), sep="\n")
+    targets = verdict(found)
+    for name, figure in targets.items():
+        mark = "holds " if figure["holds"] else "MISSED"
+        console.print(f"{mark} {name} {figure['value']} (target {figure['target']})")
+    print(json.dumps({"benchmark": "overhead", "targets": targets}))
+
+
+def options(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=6, help="windows per variant")
+    parser.add_argument("--in-flight", type=int, default=100, help="items at a time")
+    parser.add_argument(
+        "--items", type=int, default=50, help="items whose calls make up a window"
+    )
+    parser.add_argument("--latency-items", type=int, default=15, help="per variant")
+    parser.add_argument("--dev-starts", type=int, default=3, help="of tierpool dev")
+    parser.add_argument(
+        "--seconds", type=float, default=225, help="begin no round that ends later"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke test; its figures say little"
+    )
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.rounds, args.in_flight, args.items = 1, 20, 20
+        args.latency_items, args.dev_starts = 3, 1
+    return args
+
+
+async def guarded(args: argparse.Namespace) -> Found:
+    """Let Ctrl-C and SIGTERM stop all processes before this one ends."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    return await run(args)
+
+
+def main() -> int:
+    """Run the benchmark."""
+    args = options(sys.argv[1:])
+    os.environ.update(clean_env({}))
+    for name in [name for name in os.environ if name not in clean_env({})]:
+        del os.environ[name]
+    begun = time.perf_counter()
+    with contextlib.suppress(asyncio.CancelledError):
+        found = asyncio.run(guarded(args))
+        show(found, args)
+        progress(f"took {time.perf_counter() - begun:.0f} s")
+        return 0
+    progress("stopped")
+    return 130
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the SDK's threads can abort an ordinary exit
