@@ -61,6 +61,7 @@ async def test_pool_makes_max_instances_calls_at_a_time_and_drains(
         await fleet.provider.until(lambda books: books.in_flight == 2)
         worker.process.send_signal(signal.SIGTERM)
         await worker.logged("worker.draining")
+        await asyncio.sleep(0.5)  # logged before the pollers have stopped
         gate.set()
         status = await worker.ended()
     calls = fleet.provider.accounting.calls

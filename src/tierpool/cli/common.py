@@ -72,6 +72,7 @@ def print_json(document: Any) -> None:
     sys.stdout.write(
         json.dumps(to_jsonable_python(document), ensure_ascii=False) + "\n"
     )
+    sys.stdout.flush()  # a program may be waiting for it, as for the ready line of dev
 
 
 def print_error(args: argparse.Namespace, error: TierpoolError) -> None:
