@@ -158,36 +158,8 @@ async def start_flow(
     work_item = _work_item(item, id)
     start = FlowStart(flow=flow, item=work_item, fleet=packed)
     _check_size(start)
-    initial = loaded.fleet.flows[flow].initial
-    attributes = TypedSearchAttributes(
-        [
-            SearchAttributePair(SearchAttributeKey.for_keyword(ATTRIBUTE_FLOW), flow),
-            SearchAttributePair(
-                SearchAttributeKey.for_keyword(ATTRIBUTE_STATE), initial
-            ),
-        ]
-    )
-
-    async def begin() -> ItemHandle:
-        return await client.start_workflow(
-            flow,
-            start,
-            id=work_item.id,
-            task_queue=f"{loaded.name}-flows",
-            result_type=FlowResult,
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            search_attributes=attributes,
-            static_summary=escape_markdown((work_item.title or work_item.id)[:200]),
-        )
-
     try:
-        try:
-            return await begin()
-        except RPCError as error:
-            if "search attribute" not in error.message.lower():
-                raise
-            await ensure_search_attributes(client)
-            return await begin()
+        return await _begin(client, loaded, start)
     except WorkflowAlreadyStartedError as error:
         taken: ItemHandle = client.get_workflow_handle(
             work_item.id, result_type=FlowResult
@@ -195,6 +167,39 @@ async def start_flow(
         if id_conflict == "use":
             return taken
         raise ItemConflict(await _describe_conflict(taken)) from error
+
+
+async def _begin(client: Client, fleet: LoadedFleet, start: FlowStart) -> ItemHandle:
+    """Start the workflow; register the search attributes if the server lacks them."""
+    initial = fleet.fleet.flows[start.flow].initial
+    flow_key = SearchAttributeKey.for_keyword(ATTRIBUTE_FLOW)
+    state_key = SearchAttributeKey.for_keyword(ATTRIBUTE_STATE)
+    attributes = TypedSearchAttributes(
+        [
+            SearchAttributePair(flow_key, start.flow),
+            SearchAttributePair(state_key, initial),
+        ]
+    )
+
+    async def begin() -> ItemHandle:
+        return await client.start_workflow(
+            start.flow,
+            start,
+            id=start.item.id,
+            task_queue=f"{fleet.name}-flows",
+            result_type=FlowResult,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            search_attributes=attributes,
+            static_summary=escape_markdown((start.item.title or start.item.id)[:200]),
+        )
+
+    try:
+        return await begin()
+    except RPCError as error:
+        if "search attribute" not in error.message.lower():
+            raise
+        await ensure_search_attributes(client)
+        return await begin()
 
 
 def _work_item(item: WorkItem | Mapping[str, Any] | str, id: str | None) -> WorkItem:

@@ -48,11 +48,7 @@ def configure_logs(
             ],
         )
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    for noisy in ("httpx", "httpx2", "httpcore", "openai", "anthropic"):
-        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+    _route_standard_logging(handler, level)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -65,3 +61,12 @@ def configure_logs(
     # IDs ride in `extra`; messages stay clean
     workflow.logger.workflow_info_on_message = False
     activity.logger.activity_info_on_message = False
+
+
+def _route_standard_logging(handler: logging.Handler, level: int) -> None:
+    """Give standard logging this one handler, and quiet the HTTP clients."""
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in ("httpx", "httpx2", "httpcore", "openai", "anthropic"):
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
