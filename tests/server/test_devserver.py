@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib.machinery import BuiltinImporter
@@ -22,6 +24,7 @@ import pytest
 from anthropic import AsyncAnthropic
 from temporalio.client import Client, WorkflowExecutionStatus
 
+from tierpool.codec import ZlibCodec
 from tierpool.devserver import (
     EmbeddedServer,
     embedded_server,
@@ -34,7 +37,7 @@ from tierpool.devserver.database import ServerFolder, ServerRecord
 from tierpool.devserver.model import main as model_program
 from tierpool.devserver.processes import Child, Identity
 from tierpool.devserver.program import find_program
-from tierpool.devserver.state import Record, free_port, hold, port_of
+from tierpool.devserver.state import Record, free_port, hold, listens, port_of
 from tierpool.errors import ServerError
 from tierpool.telemetry import SEARCH_ATTRIBUTES
 
@@ -48,6 +51,20 @@ async def main():
     async with embedded_server(Path(sys.argv[1]), ui=False) as server:
         client = await Client.connect(server.address)
         await client.start_workflow("Waits", id="kept", task_queue="nobody-polls")
+        print(server.pid, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+OWN_UI = """
+import asyncio, sys
+from pathlib import Path
+from tierpool.codec import ZlibCodec
+from tierpool.devserver import embedded_server
+
+async def main():
+    async with embedded_server(Path(sys.argv[1]), codec=ZlibCodec()) as server:
         print(server.pid, flush=True)
         await asyncio.Event().wait()
 
@@ -153,6 +170,84 @@ async def test_server_of_a_killed_owner_is_adopted(state: Path) -> None:
     assert status == WorkflowExecutionStatus.RUNNING
     assert record is not None
     assert Identity.own() == record.owner
+    assert Identity.of(pid) is None
+
+
+def asked(url: str, path: str, origin: str) -> int:
+    """Ask a server for something as a page of the Web UI does; return the status."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+    connection.request("POST", path, "{}", {"Origin": origin})
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def codec_of_page(ui: str) -> str:
+    """Return the codec endpoint that the Web UI was told."""
+    with urllib.request.urlopen(f"{ui}/api/v1/settings", timeout=5) as answer:
+        return str(json.load(answer)["Codec"]["Endpoint"])
+
+
+async def test_codec_is_served_to_the_web_ui(state: Path) -> None:
+    """The Web UI knows the codec server, which serves its page as long as it lasts."""
+    async with embedded_server(state, codec=ZlibCodec()) as server:
+        assert server.codec_endpoint is not None
+        assert server.ui_address is not None
+        told = codec_of_page(server.ui_address)
+        found = find_dev_server(state)
+        page = asked(server.codec_endpoint, "/decode", server.ui_address)
+        other = asked(server.codec_endpoint, "/decode", "http://127.0.0.1:1")
+
+    assert server.codec_endpoint == told
+    assert server == found
+    assert (200, 403) == (page, other)
+    assert not listens(port_of(server.codec_endpoint))
+
+
+async def test_without_web_ui_there_is_no_codec_server(state: Path) -> None:
+    """Nobody would ask it."""
+    async with embedded_server(state, ui=False, codec=ZlibCodec()) as server:
+        record = ServerRecord.read(state / "server.json")
+
+    assert server.codec_endpoint is None
+    assert record is not None
+    assert record.codec is None
+
+
+async def test_adopted_web_ui_finds_its_codec_again(state: Path) -> None:
+    """After kill -9 of the owner the codec is served where the live Web UI expects it."""
+    pid = await kill_owner(OWN_UI, state)
+    before = ServerRecord.read(state / "server.json")
+    assert before is not None
+    assert before.codec is not None
+    dead = listens(port_of(before.codec))
+
+    async with embedded_server(state, codec=ZlibCodec()) as server:
+        status = asked(before.codec, "/decode", before.ui or "")
+
+    assert not dead
+    assert (pid, True) == (server.pid, server.adopted)
+    assert (before.codec, 200) == (server.codec_endpoint, status)
+
+
+async def test_web_ui_is_restarted_if_its_codec_port_is_gone(state: Path) -> None:
+    """If another program has taken the port, the Web UI is told of a new one."""
+    pid = await kill_owner(OWN_UI, state)
+    before = ServerRecord.read(state / "server.json")
+    assert before is not None
+    assert before.codec is not None
+
+    with socket.create_server(("127.0.0.1", port_of(before.codec))):
+        async with embedded_server(state, codec=ZlibCodec()) as server:
+            assert server.codec_endpoint is not None
+            told = codec_of_page(server.ui_address or "")
+            status = asked(told, "/decode", server.ui_address or "")
+
+    assert server.pid != pid
+    assert not server.adopted
+    assert (before.address, before.ui) == (server.address, server.ui_address)
+    assert before.codec != told
+    assert (server.codec_endpoint, 200) == (told, status)
     assert Identity.of(pid) is None
 
 

@@ -15,7 +15,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from tierpool.cli import parser
+from tierpool.devserver.codec_server import ui_origins
 from tierpool.devserver.program import DYNAMIC_CONFIG
+from tierpool.devserver.state import port_of
 from tierpool.telemetry import SEARCH_ATTRIBUTES
 
 ROOT = Path(__file__).parents[2]
@@ -223,6 +225,18 @@ def test_every_tier_of_the_example_has_a_service(compose: dict[str, Any]) -> Non
     ]
 
     assert list(fleet["tiers"]) == pools
+
+
+def test_web_ui_finds_its_codec_server(compose: dict[str, Any]) -> None:
+    """The browser is told where the codec server is published, which knows its page."""
+    codec, ui = compose["services"]["codec"], compose["services"]["ui"]
+    args = parser().parse_args(codec["command"])
+    address, outside, inside = codec["ports"][0].split(":")
+    page = ui["ports"][0].rpartition(":")[0]
+
+    assert f"http://{address}:{outside}" == ui["environment"]["TEMPORAL_CODEC_ENDPOINT"]
+    assert ("0.0.0.0", int(inside)) == (args.host, args.port)
+    assert set(ui_origins(port_of(page))) == set(args.origin)
 
 
 def test_workers_may_drain(compose: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from tierpool.blueprint import split_model
 from tierpool.cli.common import DONE, console, load, print_json
 from tierpool.cli.worker import add_grace
 from tierpool.client import connect, state_folder
+from tierpool.codec import ZlibCodec
 from tierpool.devserver import EmbeddedServer, embedded_server, local_model
 from tierpool.fleet import LoadedFleet
 from tierpool.plugin import TierpoolPlugin
@@ -54,7 +55,9 @@ async def dev_servers(
 ) -> AsyncIterator[DevFleet]:
     """Run what a fleet needs on one machine: Temporal and, if asked for, the small model."""
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(embedded_server(state, ui=ui))
+        server = await stack.enter_async_context(
+            embedded_server(state, ui=ui, codec=ZlibCodec())
+        )
         if needs_local_model(fleet):
             model = await stack.enter_async_context(local_model(state))
             os.environ[LOCAL_BASE_URL] = model.base_url
@@ -95,7 +98,8 @@ def _announce(
         if args.json:
             print_json(
                 {"ready": True, "address": server.address, "ui": server.ui_address,
-                 "fleet": fleet.name, "task_queues": list(queues), "pid": os.getpid()}
+                 "codec": server.codec_endpoint, "fleet": fleet.name,
+                 "task_queues": list(queues), "pid": os.getpid()}
             )  # fmt: skip
             return
         console.print(f"fleet    {fleet.name}: {', '.join(fleet.fleet.tiers)}")
@@ -105,6 +109,10 @@ def _announce(
         )
         if server.ui_address:
             console.print(f"Web UI   {server.ui_address}")
+        if server.codec_endpoint:
+            console.print(
+                f"codec    {server.codec_endpoint} (`temporal … --codec-endpoint`)"
+            )
         console.print("ready; Ctrl-C drains and stops")
 
     return ready

@@ -36,18 +36,22 @@ class EmbeddedServer:
     pid: int
     adopted: bool
     """Whether an earlier process had started it."""
+    codec_endpoint: str | None = None
+    """URL of the codec server that the Web UI asks; None if there is none."""
 
 
 class ServerRecord(Record):
     """What `server.json` says."""
 
     ui: str | None = None
+    codec: str | None = None
+    """The codec server that the Web UI was told; it lives in the owner's process."""
     namespace: str
     cli_version: str
 
     def server(self, *, adopted: bool) -> EmbeddedServer:
         """Describe it to callers."""
-        return EmbeddedServer(self.address, self.ui, self.pid, adopted)
+        return EmbeddedServer(self.address, self.ui, self.pid, adopted, self.codec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,13 @@ def find_program() -> Program:
 
 
 def serve_command(
-    program: Program, database: Path, *, namespace: str, port: int, ui_port: int | None
+    program: Program,
+    database: Path,
+    *,
+    namespace: str,
+    port: int,
+    ui_port: int | None,
+    codec_endpoint: str | None = None,
 ) -> list[str]:
     """Return the command that serves a database; without `ui_port` no Web UI."""
 
@@ -72,6 +78,8 @@ def serve_command(
             yield from (name, f"{key}={value}")
 
     page = ["--ui-ip", LOCALHOST, "--ui-port", str(ui_port), "--ui-disable-news-fetch"]
+    if codec_endpoint is not None:
+        page += ["--ui-codec-endpoint", codec_endpoint]
     return [
         *(program.path, "server", "start-dev"),
         # The user's client configuration is for clients.

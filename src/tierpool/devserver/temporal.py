@@ -17,9 +17,11 @@ from pathlib import Path
 
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
+from temporalio.converter import PayloadCodec
 from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
+from tierpool.devserver.codec_server import serve_codec, ui_origins
 from tierpool.devserver.database import (
     EmbeddedServer,
     ServerFolder,
@@ -44,6 +46,7 @@ __all__ = ["EmbeddedServer", "embedded_server", "find_dev_server"]
 
 PORT = 7233
 UI_PORT = 8233
+CODEC_PORT = 8234
 
 _READY_WITHIN = timedelta(seconds=30)
 _ADOPT_WITHIN = timedelta(seconds=5)
@@ -59,6 +62,7 @@ class _Wanted:
     namespace: str
     port: int | None
     ui_port: int | None
+    codec: PayloadCodec | None
 
     def is_met_by(self, record: ServerRecord) -> bool:
         return (
@@ -67,6 +71,7 @@ class _Wanted:
             and (record.ui is not None) == self.ui
             and self.port in (None, port_of(record.address))
             and self.ui_port in (None, port_of(record.ui or ":0"))
+            and (record.codec is not None) == (self.codec is not None)
         )
 
 
@@ -78,11 +83,13 @@ async def embedded_server(
     namespace: str = "default",
     port: int | None = None,
     ui_port: int | None = None,
+    codec: PayloadCodec | None = None,
 ) -> AsyncIterator[EmbeddedServer]:
     """Run the Temporal server of a state folder until the block ends.
 
-    A server that a killed process left behind is adopted. Without `port` and
-    `ui_port` it takes 7233 and 8233, or free ones if those are taken.
+    A server that a killed process left behind is adopted, or restarted if the
+    port of its codec server has been taken since. Without `port` and `ui_port`
+    it takes 7233 and 8233, or free ones if those are taken.
 
     Args:
         state: Folder of the database and all other files; created if need be.
@@ -90,17 +97,23 @@ async def embedded_server(
         namespace: Namespace that will exist, besides `default`.
         port: Port of the gRPC service; must be free.
         ui_port: Port of the Web UI; must be free.
+        codec: Serve this codec to the Web UI, on port 8234 or a free one. It
+            runs in this process; without `ui` it is not served.
 
     Raises:
         ServerError: no binary, an unusable folder, another owner, a database
             of another version, a taken port, or a server that does not start.
     """
     folder = ServerFolder(open_state(state))
-    with own(folder.path, "server", "the Temporal server"):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(own(folder.path, "server", "the Temporal server"))
         program = await asyncio.to_thread(find_program)
         folder.check_version(program)
-        wanted = _Wanted(program, ui, namespace, port, ui_port)
-        record, child = await _adopt(folder, wanted) or await _start(folder, wanted)
+        served = codec if ui else None
+        wanted = _Wanted(program, ui, namespace, port, ui_port, served)
+        record, child = await _adopt(folder, wanted, stack) or await _start(
+            folder, wanted, stack
+        )
         try:
             yield record.server(adopted=child.adopted)
         finally:
@@ -120,14 +133,18 @@ def find_dev_server(state: Path) -> EmbeddedServer | None:
 
 
 async def _adopt(
-    folder: ServerFolder, wanted: _Wanted
+    folder: ServerFolder, wanted: _Wanted, stack: contextlib.ExitStack
 ) -> tuple[ServerRecord, Child] | None:
     """Take over the server that a dead owner left; stop it if it does not fit."""
     record = folder.running()
     if record is None:
         return None
     child = Child(record.process)
-    if wanted.is_met_by(record) and await _healthy(record, child, _ADOPT_WITHIN):
+    if (
+        wanted.is_met_by(record)
+        and await _healthy(record, child, _ADOPT_WITHIN)
+        and _serve_codec_again(wanted, record, stack)
+    ):
         record = record.model_copy(update={"owner": Identity.own()})
         record.write(folder.record)
         folder.finish(wanted.program.version)
@@ -136,12 +153,46 @@ async def _adopt(
     return None
 
 
-async def _start(folder: ServerFolder, wanted: _Wanted) -> tuple[ServerRecord, Child]:
+def _serve_codec_again(
+    wanted: _Wanted, record: ServerRecord, stack: contextlib.ExitStack
+) -> bool:
+    """Serve the codec where a running Web UI expects it; False if that cannot be."""
+    if wanted.codec is None or record.codec is None or record.ui is None:
+        return True
+    origins = ui_origins(port_of(record.ui))
+    try:
+        stack.enter_context(
+            serve_codec(wanted.codec, port=port_of(record.codec), origins=origins)
+        )
+    except ServerError:
+        return False
+    return True
+
+
+def _serve_codec(
+    codec: PayloadCodec,
+    last: str | None,
+    ui: int,
+    port: int,
+    stack: contextlib.ExitStack,
+) -> str:
+    """Serve the codec to a Web UI that is about to start; return its endpoint."""
+    chosen = _choose(None, last, CODEC_PORT, (port, ui))
+    return stack.enter_context(serve_codec(codec, port=chosen, origins=ui_origins(ui)))
+
+
+async def _start(
+    folder: ServerFolder, wanted: _Wanted, stack: contextlib.ExitStack
+) -> tuple[ServerRecord, Child]:
     """Start a server on the folder's database and wait until it is ready."""
     last = ServerRecord.read(folder.record)
+    codec = None
     async with database_lock(folder) as lock:
         port = _choose(wanted.port, last.address if last else None, PORT, ())
         ui = _choose(wanted.ui_port, last.ui if last else None, UI_PORT, (port,))
+        if wanted.codec is not None:
+            before = last.codec if last else None
+            codec = _serve_codec(wanted.codec, before, ui, port, stack)
         folder.prepare_database(wanted.program.version)
         command = serve_command(
             wanted.program,
@@ -149,6 +200,7 @@ async def _start(folder: ServerFolder, wanted: _Wanted) -> tuple[ServerRecord, C
             namespace=wanted.namespace,
             port=port,
             ui_port=ui if wanted.ui else None,
+            codec_endpoint=codec,
         )
         # The server inherits the lock: while it lives, nobody else can open
         # the database, even if this process dies before the record is written.
@@ -157,6 +209,7 @@ async def _start(folder: ServerFolder, wanted: _Wanted) -> tuple[ServerRecord, C
     record = ServerRecord(
         address=f"{LOCALHOST}:{port}",
         ui=f"http://{LOCALHOST}:{ui}" if wanted.ui else None,
+        codec=codec,
         pid=child.identity.pid,
         started=child.identity.started,
         owner=Identity.own(),
