@@ -1,28 +1,21 @@
-"""Checks across the parts of a file: tiers, prices, credentials, use.
+"""Checks across the parts of a file: tiers, roles, flows, credentials, use.
 
 Errors make a file unusable; warnings name what will probably surprise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
-from tierpool.blueprint import RESERVED_TIERS, Price, split_model
-from tierpool.config.credentials import check_credentials, model_path, models_of
+from tierpool.blueprint import RESERVED_TIERS
+from tierpool.config.credentials import check_credentials
 from tierpool.config.flow_checks import check_flows
 from tierpool.config.later import report_not_enforced
 from tierpool.config.parts import Parts
 from tierpool.config.report import Report
 from tierpool.config.roles import RoleTexts, allowed_tiers, check_roles
 
-__all__ = ["PriceFinder", "Prices", "check_parts", "find_prices"]
-
-PriceFinder: TypeAlias = Callable[[str], Price]
-"""Finds the bundled price of `provider:model`; raises LookupError if unknown."""
-
-Prices: TypeAlias = dict[tuple[str, int], Price]
-"""Price of each model, by tier and number of the fallback (0 is the tier's own)."""
+__all__ = ["check_parts"]
 
 
 def check_parts(
@@ -36,31 +29,6 @@ def check_parts(
     _sizes(parts, report)
     _unused(parts, report)
     report_not_enforced(report)
-
-
-def find_prices(parts: Parts, find_price: PriceFinder, report: Report) -> Prices:
-    """Find the price of every model; a missing one is an error."""
-    prices: Prices = {}
-    for name, tier in parts.tiers.items():
-        for number, model in models_of(tier) if tier is not None else ():
-            if model.price is not None:
-                prices[name, number] = model.price
-                continue
-            path = (*model_path(name, number), "model")
-            if split_model(model.model)[0] == "local":
-                report.error(
-                    path,
-                    "a local model has no bundled price",
-                    hint="add price: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}, "
-                    "or what it costs you",
-                )
-                continue
-            try:
-                prices[name, number] = find_price(model.model)
-            except LookupError as error:
-                text = str(error.args[0]) if error.args else "no bundled price"
-                report.error(path, text, hint="add `price:` beside the model")
-    return prices
 
 
 def _tier_names(parts: Parts, report: Report) -> None:

@@ -16,7 +16,10 @@ __all__ = ["NOT_ENFORCED", "report_not_enforced"]
 Pattern: TypeAlias = tuple[str, ...]
 
 NOT_ENFORCED: dict[str, tuple[Pattern, ...]] = {
-    "guardrails": (("guardrails", "*"),),
+    "cost per hour": tuple(
+        ("guardrails", key)
+        for key in ("max_cost_per_hour_usd", "alert_threshold_usd", "alert_webhook")
+    ),
     "max_concurrent": (("max_concurrent",),),
     "backpressure": (("backpressure", "*"),),
     "rate_limit": (
@@ -34,7 +37,6 @@ NOT_ENFORCED: dict[str, tuple[Pattern, ...]] = {
             "max_requests_per_agent",
         )
     ),
-    "conversation": (("agents", "*", "conversation"),),
 }
 """Kind of limit: where it stands in the file; `*` is any name or number."""
 

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tierpool.blueprint import Price
-from tierpool.config.checks import PriceFinder, check_parts, find_prices
+from tierpool.config.caps import check_caps
+from tierpool.config.checks import check_parts
 from tierpool.config.parts import read_parts
+from tierpool.config.prices import PriceFinder, find_prices
 from tierpool.config.report import Report
 from tierpool.config.roles import read_texts
 from tierpool.config.snapshot import build_snapshot
@@ -67,6 +69,7 @@ def check_fleet(
         check_parts(parts, texts, os.environ if environ is None else environ, report)
         prices = find_prices(parts, find_price or _bundled_price, report)
         fleet = parts.fleet
+        check_caps(parts, texts, prices, report)
         if fleet is not None and not report.failed:
             snapshot = build_snapshot(fleet, prices, texts)
             _check_weight(snapshot, report)

@@ -7,9 +7,9 @@ prompt and schema texts by hash. Nothing is checked.
 from __future__ import annotations
 
 from tierpool.blueprint import Blueprint, Tier, queue_name
-from tierpool.config.checks import Prices
 from tierpool.config.credentials import models_of
 from tierpool.config.output import canonical
+from tierpool.config.prices import Prices
 from tierpool.config.roles import RoleTexts
 from tierpool.contracts import PartRef
 from tierpool.fleet import (

@@ -228,7 +228,8 @@ class _Builder:
         except ValueError as error:
             problem = str(error)
         if problem:
-            self._report.at(mark, path, problem)
+            shown = text if text.lower().lstrip("+-") in (".inf", ".nan") else None
+            self._report.at(mark, path, problem, value=shown)
         return built
 
     def _written(self, node: YamlNode) -> str:

@@ -50,6 +50,7 @@ def prices(draw: st.DrawFn) -> Price:
         LongContextPrice(
             above_input_tokens=100_000 * number,
             input_usd_per_mtok=factor * plain,
+            cache_write_usd_per_mtok=factor * max(written, plain),
             output_usd_per_mtok=factor * output,
         )
         for number, factor in enumerate(factors, 1)

@@ -236,14 +236,8 @@ def test_a_missing_credential_is_a_warning_here_and_an_error_in_its_pool(
         ("model: openai:gpt-5\n    api_key_env: OUR_KEY", "OUR_KEY"),
         ("model: openai:gpt-5\n    base_url: http://x", None),
         ("model: openai:gpt-5\n    base_url: http://x\n    api_key_env: K", "K"),
-        (
-            "model: local:x\n    price: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}",
-            None,
-        ),
-        (
-            "model: local:x\n    api_key_env: K\n    price: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}",
-            "K",
-        ),
+        ("model: local:x\n    free: true", None),
+        ("model: local:x\n    api_key_env: K\n    free: true", "K"),
     ],
 )
 def test_which_variable_a_model_needs(

@@ -232,7 +232,7 @@ CROSS = [
         "3:17",
         "tiers.nano.model",
         "a local model has no bundled price",
-        "add price:",
+        "add `free: true`",
     ),
     (
         "openai:gpt-5-nano",

@@ -1,47 +1,52 @@
 """Frozen configuration models: tiers, prices, pools, roles and guardrails.
 
 Only shapes and checks that need no other part of the file live here; checks
-across parts (a role's tier exists, a price is known) are in `config.checks`.
-Keys are those of agents.yaml.
+across parts (a role's tier exists, a price is known) are in `config`. Keys are
+those of agents.yaml.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from datetime import timedelta
-from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
-    PlainSerializer,
     model_validator,
 )
 
+from tierpool.blueprint.values import (
+    BaseUrl,
+    Budget,
+    Duration,
+    EnvName,
+    ModelRef,
+    Money,
+    Name,
+)
+
 __all__ = [
+    "CLASSIFIER_ROLE",
+    "RESERVED_TIERS",
     "AgentType",
     "Blueprint",
     "ConfigModel",
-    "Duration",
     "Fallback",
     "Guardrails",
     "LongContextPrice",
-    "Money",
-    "Name",
     "PoolSpec",
     "Price",
     "RateLimit",
     "Reply",
     "Tier",
     "TierPolicy",
-    "split_model",
+    "queue_name",
+    "tier_index",
 ]
 
 AgentType = Literal["llm", "command", "python", "human"]
@@ -49,17 +54,11 @@ AgentType = Literal["llm", "command", "python", "human"]
 Reply: TypeAlias = dict[str, JsonValue]
 """A role's reply; a reply in plain text is `{"text": …}`."""
 
-PROVIDERS = ("openai", "anthropic", "local")
-"""Prefixes of `model:`. `local` is any OpenAI-compatible server without a key."""
-
 RESERVED_TIERS = frozenset({"flows", "control", "tools"})
 """Queue names that are not tiers."""
 
 CLASSIFIER_ROLE = "classifier"
 """Names the attempts of the LLM classifier; no role may be called so."""
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class ConfigModel(BaseModel):
@@ -70,90 +69,10 @@ class ConfigModel(BaseModel):
     )
 
 
-def _duration(value: Any) -> Any:
-    """Read seconds or text such as `90s`, `30m`, `2h`, `1d`."""
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, bool):
-        raise ValueError("expected seconds or text such as 90s, 30m, 2h, 1d")  # noqa: TRY004 - pydantic wants ValueError
-    if isinstance(value, int | float | Decimal):
-        seconds = float(value)
-    else:
-        match = _DURATION.fullmatch(str(value).strip())
-        if not match:
-            raise ValueError("expected seconds or text such as 90s, 30m, 2h, 1d")
-        seconds = float(match[1]) * _SECONDS[match[2]]
-    if not math.isfinite(seconds) or not 0 < seconds <= 366 * 86400:
-        raise ValueError("expected more than 0 seconds and at most 366 days")
-    return timedelta(seconds=seconds)
-
-
-def _money(value: Any) -> Any:
-    """Read USD exactly: a YAML float is taken by its written digits."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise ValueError("expected an amount in USD, such as 1.50")  # noqa: TRY004
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        raise ValueError("expected an amount in USD, such as 1.50") from None
-    if not amount.is_finite():
-        raise ValueError("expected a finite amount in USD")
-    return amount
-
-
 def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise ValueError("a name stands twice in the list")
     return values
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_duration, json_schema_input_type=float | str),
-    PlainSerializer(timedelta.total_seconds, return_type=float),
-]
-"""Seconds as a number, or text such as `90s`, `30m`, `2h`, `1d`."""
-
-Money = Annotated[
-    Decimal,
-    BeforeValidator(_money, json_schema_input_type=float | str),
-    Field(ge=0, le=Decimal(1_000_000_000)),
-]
-"""An exact amount in USD."""
-
-Name = Annotated[
-    str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$", examples=["implementer"])
-]
-"""A letter, then letters, digits, `_` and `-`; at most 64 characters."""
-
-ModelRef = Annotated[
-    str,
-    Field(
-        pattern=rf"^({'|'.join(PROVIDERS)}):\S+$",
-        max_length=200,
-        examples=["openai:gpt-5-nano", "anthropic:claude-sonnet-4-6"],
-    ),
-]
-"""`provider:model`, where provider is openai, anthropic or local."""
-
-
-def _base_url(value: str) -> str:
-    if not re.match(r"^https?://[^\s/]+", value):
-        raise ValueError("expected an address such as http://127.0.0.1:8099")
-    if "@" in value.split("//", 1)[1].split("/", 1)[0]:
-        raise ValueError(
-            "an address must not carry a password: it would reach the history; "
-            "name the variable that holds the key with api_key_env"
-        )
-    if "?" in value:
-        raise ValueError(
-            "an address must not carry a query: it would reach the history"
-        )
-    return value.rstrip("/")
-
-
-BaseUrl = Annotated[str, Field(max_length=500), AfterValidator(_base_url)]
-EnvName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")]
 
 
 class LongContextPrice(ConfigModel):
@@ -236,6 +155,8 @@ class _Model(ConfigModel):
     """Name of the environment variable with the key; default: the provider's own."""
     price: Price | None = None
     """Overrides the bundled price; needed where that does not know the model."""
+    free: bool = False
+    """This model costs nothing; needed for a price of 0."""
     rate_limit: RateLimit | None = None
     """What the provider allows for this model."""
 
@@ -336,11 +257,11 @@ class Blueprint(ConfigModel):
 class Guardrails(ConfigModel):
     """Limits of spending for the whole fleet."""
 
-    max_cost_per_workflow_usd: Money | None = None
+    max_cost_per_workflow_usd: Budget | None = None
     """What one work item may cost, children included."""
-    max_cost_per_hour_usd: Money | None = None
+    max_cost_per_hour_usd: Budget | None = None
     """What the fleet may cost in any 60 minutes."""
-    alert_threshold_usd: Money | None = None
+    alert_threshold_usd: Budget | None = None
     """Hourly cost at which an alert is raised."""
     alert_webhook: BaseUrl | None = None
     """Address that gets the alert as JSON."""
@@ -358,12 +279,6 @@ class Guardrails(ConfigModel):
                 "it would never fire"
             )
         return self
-
-
-def split_model(model: str) -> tuple[str, str]:
-    """Split `provider:model` into its two parts."""
-    provider, _, name = model.partition(":")
-    return provider, name
 
 
 def queue_name(fleet: str, tier: str, fallback: int = 0) -> str:

@@ -1,0 +1,65 @@
+"""How agents.yaml is described: frozen models, and the values they are made of.
+
+`models` has the parts of the file, `values` the scalars: money, durations,
+names. Nothing here reads a file or knows another part of the package.
+"""
+
+from tierpool.blueprint.models import (
+    CLASSIFIER_ROLE,
+    RESERVED_TIERS,
+    AgentType,
+    Blueprint,
+    ConfigModel,
+    Fallback,
+    Guardrails,
+    LongContextPrice,
+    PoolSpec,
+    Price,
+    RateLimit,
+    Reply,
+    Tier,
+    TierPolicy,
+    queue_name,
+    tier_index,
+)
+from tierpool.blueprint.values import (
+    PROVIDERS,
+    BaseUrl,
+    Budget,
+    Duration,
+    EnvName,
+    ModelRef,
+    Money,
+    Name,
+    read_budget,
+    split_model,
+)
+
+__all__ = [
+    "CLASSIFIER_ROLE",
+    "PROVIDERS",
+    "RESERVED_TIERS",
+    "AgentType",
+    "BaseUrl",
+    "Blueprint",
+    "Budget",
+    "ConfigModel",
+    "Duration",
+    "EnvName",
+    "Fallback",
+    "Guardrails",
+    "LongContextPrice",
+    "ModelRef",
+    "Money",
+    "Name",
+    "PoolSpec",
+    "Price",
+    "RateLimit",
+    "Reply",
+    "Tier",
+    "TierPolicy",
+    "queue_name",
+    "read_budget",
+    "split_model",
+    "tier_index",
+]
