@@ -29,7 +29,14 @@ from referencing.jsonschema import DRAFT202012
 
 from tierpool.errors import ConfigError, Problem
 
-__all__ = ["LONGEST_REPLY", "ReadReply", "check_schema", "read_reply", "validate_reply"]
+__all__ = [
+    "LONGEST_REPLY",
+    "ReadReply",
+    "check_schema",
+    "read_reply",
+    "reply_text",
+    "validate_reply",
+]
 
 LONGEST_REPLY: Final = 1_000_000
 """Characters; a larger reply would not fit through Temporal (2 MiB)."""
@@ -130,6 +137,20 @@ def validate_reply(
         ConfigError: if the schema itself cannot be used.
     """
     return "; ".join(_violations(check_schema(schema), dict(reply)))
+
+
+def reply_text(reply: Mapping[str, JsonValue], schema_was_asked: bool) -> str:
+    """Return a reply as it stands in its conversation.
+
+    The workflow and the worker both call this: their hashes of the conversation
+    agree only as long as it gives the same text on both sides. The text of a
+    role without a schema is what the model wrote; other replies are JSON with
+    their keys in the model's order.
+    """
+    text = reply.get("text")
+    if isinstance(text, str) and not schema_was_asked:
+        return text
+    return json.dumps(reply, ensure_ascii=False)
 
 
 def _plain(text: str, finish_reason: str) -> ReadReply:

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tierpool.contracts import AgentResult
 from tierpool.errors import ConfigError
 from tierpool.replies import (
     LONGEST_REPLY,
     ReadReply,
     check_schema,
     read_reply,
+    reply_text,
     validate_reply,
 )
 
@@ -35,6 +37,18 @@ SCHEMA = {
     },
 }
 VALID = {"verdict": "approve"}
+OBJECTS = st.dictionaries(
+    st.text(),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=10,
+    ),
+)
 
 
 @pytest.mark.parametrize(
@@ -223,22 +237,35 @@ def test_any_text_gives_a_reply_or_a_problem(text, reason):
         assert (found.reply is None) is bool(found.problem)
 
 
-@given(
-    st.dictionaries(
-        st.text(),
-        st.recursive(
-            st.none()
-            | st.booleans()
-            | st.integers()
-            | st.floats(allow_nan=False, allow_infinity=False)
-            | st.text(),
-            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-            max_leaves=10,
-        ),
-    )
-)
+@given(OBJECTS)
 def test_every_json_object_arrives_unchanged(value):
     """What is valid is not altered."""
     found = read_reply(json.dumps(value), "stop", {"type": "object"})
 
     assert found.reply == value
+
+
+@pytest.mark.parametrize(
+    ("reply", "schema_was_asked", "text"),
+    [
+        ({"text": "Größer \n"}, False, "Größer \n"),
+        ({"text": "Größer \n"}, True, '{"text": "Größer \\n"}'),
+        ({"b": 1, "a": [1.0, None]}, True, '{"b": 1, "a": [1.0, null]}'),
+        ({"text": 3}, False, '{"text": 3}'),
+        ({}, False, "{}"),
+    ],
+)
+def test_reply_stands_in_its_conversation_as_one_text(reply, schema_was_asked, text):
+    """Words stay words, what a schema asked for is JSON in the model's order."""
+    assert text == reply_text(reply, schema_was_asked)
+
+
+@given(OBJECTS)
+def test_reply_has_the_same_text_on_both_sides_of_the_wire(value):
+    """The workflow, which got the reply as a payload, makes the worker's text of it."""
+    read = read_reply(json.dumps(value), "stop", {"type": "object"}).reply
+
+    sent = AgentResult(reply=read).model_dump_json()
+
+    arrived = AgentResult.model_validate_json(sent).reply
+    assert reply_text(read, True) == reply_text(arrived, True)

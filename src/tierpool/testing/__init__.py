@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tierpool.testing.provider import ScriptedProvider, fitting_reply
-    from tierpool.testing.records import Abort, Accounting, SeenRequest
+    from tierpool.testing.records import Abort, Accounting, CallRecord, SeenRequest
     from tierpool.testing.script import ScriptExhausted
     from tierpool.testing.servers import dev_server, time_skipping_server
     from tierpool.testing.steps import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Abort",
     "Accounting",
+    "CallRecord",
     "CutConnection",
     "Fail",
     "Garbage",
@@ -59,6 +60,7 @@ _HOME = {
     "fitting_reply": "provider",
     "Abort": "records",
     "Accounting": "records",
+    "CallRecord": "records",
     "SeenRequest": "records",
     "ScriptExhausted": "script",
     "dev_server": "servers",

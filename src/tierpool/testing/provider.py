@@ -3,18 +3,15 @@
 A real HTTP server on a free loopback port that speaks OpenAI's chat completions
 and Anthropic's messages, streamed and not. It records what it was asked and
 counts what it would charge. `python -m tierpool.testing.provider` runs it as a
-process of its own.
+process of its own, with the command line that is in `process`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
 import json
-import os
-import signal
-import sys
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -30,7 +27,7 @@ from tierpool.blueprint import Price
 from tierpool.testing.anthropic_wire import AnthropicWire
 from tierpool.testing.openai_wire import OpenAIWire
 from tierpool.testing.playing import Play
-from tierpool.testing.records import Abort, Accounting, SeenRequest
+from tierpool.testing.records import Abort, Accounting, CallRecord, SeenRequest
 from tierpool.testing.samples import sample
 from tierpool.testing.script import Script, ScriptExhausted, StepOrFunction
 from tierpool.testing.steps import Fail, Reply, Step, Wire
@@ -75,6 +72,8 @@ class ScriptedProvider:
         host: str = "127.0.0.1",
         port: int = 0,
         keep_requests: int | None = None,
+        label: re.Pattern[str] | None = None,
+        keep_calls: int | None = 10_000,
     ) -> None:
         """Prepare a provider; it listens once the context is entered.
 
@@ -83,9 +82,13 @@ class ScriptedProvider:
             host: Address to listen on.
             port: 0 takes a free one.
             keep_requests: How many of the latest requests are kept; None keeps all.
+            label: What names a call in `calls`: its first match in the messages.
+            keep_calls: How many of the latest calls are kept; None keeps all.
         """
         self.requests: deque[SeenRequest] = deque(maxlen=keep_requests)
         self.accounting = Accounting()
+        self.calls: deque[CallRecord] = deque(maxlen=keep_calls)
+        self._label = label
         self._prices = dict(prices or {})
         self._host, self._port = host, port
         self._script = Script()
@@ -140,6 +143,7 @@ class ScriptedProvider:
         for path in _PATHS:
             app.router.add_post(path, self._answer)
         app.router.add_get("/_stats", self._stats)
+        app.router.add_get("/_calls", self._show_calls)
         app.router.add_get("/health", _healthy)
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0
@@ -179,13 +183,17 @@ class ScriptedProvider:
         self.requests.append(request)
         play = Play(http, request, wire, parsed.stream_usage, self._closing)
         self.accounting.started(request.model)
+        record = CallRecord(
+            number, request.model, self._label_of(request), datetime.now(UTC)
+        )
+        self.calls.append(record)
         await self._notify()
         try:
             return await play.run(self._choose(request))
         except ConnectionError:
             return web.Response()
         finally:
-            self._finished(play, timedelta(seconds=time.monotonic() - arrived))
+            self._finished(play, record, timedelta(seconds=time.monotonic() - arrived))
             await self._notify()
 
     def _choose(self, request: SeenRequest) -> Step:
@@ -199,16 +207,21 @@ class ScriptedProvider:
                 kind = "script_failed"
             return Fail(500, f"{type(error).__name__}: {error}", kind)
 
-    def _finished(self, play: Play, after: timedelta) -> None:
+    def _finished(self, play: Play, record: CallRecord, after: timedelta) -> None:
         books, request = self.accounting, play.request
         books.in_flight -= 1
+        record.ended = datetime.now(UTC)
         if play.made is not None:
             done = play.complete and play.sent >= len(play.made.pieces)
             usage = play.made.usage if done else play.made.partly(play.sent)
-            books.bill(usage, self._prices.get(request.model))
+            record.usd = books.bill(usage, self._prices.get(request.model))
         if not play.complete and not self._closing.is_set():
-            at = datetime.now(UTC)
-            books.aborted.append(Abort(request.number, at, after, play.sent))
+            record.aborted = True
+            books.aborted.append(Abort(request.number, record.ended, after, play.sent))
+
+    def _label_of(self, request: SeenRequest) -> str:
+        found = self._label.search(request.text) if self._label else None
+        return found[0] if found else ""
 
     def _count_connection(self, http: web.Request) -> None:
         if http.transport is not None and http.transport not in self._connections:
@@ -221,6 +234,9 @@ class ScriptedProvider:
 
     async def _stats(self, http: web.Request) -> web.Response:
         return web.json_response(self.accounting.as_dict())
+
+    async def _show_calls(self, http: web.Request) -> web.Response:
+        return web.json_response([record.as_dict() for record in self.calls])
 
 
 def fitting_reply(
@@ -286,40 +302,8 @@ def _seen(
     )
 
 
-def main() -> None:
-    """Run a provider as a process until SIGTERM or Ctrl-C.
-
-    Prints one JSON line with its address as soon as it listens.
-    """
-    parser = argparse.ArgumentParser(prog="python -m tierpool.testing.provider")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument(
-        "--delay", type=float, default=0.0, help="seconds a reply takes"
-    )
-    parser.add_argument("--first-byte-delay", type=float, default=0.0, help="seconds")
-    parser.add_argument("--chunks", type=int, default=3, help="pieces of a stream")
-    asyncio.run(_serve(parser.parse_args()))
-
-
-async def _serve(args: argparse.Namespace) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    provider = ScriptedProvider(host=args.host, port=args.port, keep_requests=0)
-    provider.default(
-        fitting_reply(
-            delay=timedelta(seconds=args.delay),
-            first_byte_delay=timedelta(seconds=args.first_byte_delay),
-            chunks=args.chunks,
-        )
-    )
-    async with provider:
-        line = {"base_url": provider.base_url, "pid": os.getpid()}
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-        await stop.wait()
-
-
 if __name__ == "__main__":
+    # imports this module anew, under its own name
+    from tierpool.testing.process import main
+
     main()

@@ -17,7 +17,7 @@ from tierpool.blueprint import Price
 from tierpool.contracts import Usage
 from tierpool.testing.steps import Wire
 
-__all__ = ["Abort", "Accounting", "SeenRequest", "charge"]
+__all__ = ["Abort", "Accounting", "CallRecord", "SeenRequest", "charge"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,36 @@ class Abort:
 
 
 @dataclass
+class CallRecord:
+    """When one call was on the provider's side, and what it cost."""
+
+    number: int
+    model: str
+    label: str
+    """What the provider's `label` found in the messages; empty without one."""
+    started: datetime
+    """When the request had arrived."""
+    ended: datetime | None = None
+    """When the answer was out, or the client had closed the connection."""
+    aborted: bool = False
+    """Whether the client closed it before the answer was complete."""
+    usd: Decimal | None = None
+    """What is charged; None for a call that is not charged, or has no price."""
+
+    def as_dict(self) -> dict[str, JsonValue]:
+        """Return everything as JSON data: Unix time in seconds, money as text."""
+        return {
+            "number": self.number,
+            "model": self.model,
+            "label": self.label,
+            "started": self.started.timestamp(),
+            "ended": None if self.ended is None else self.ended.timestamp(),
+            "aborted": self.aborted,
+            "usd": None if self.usd is None else str(self.usd),
+        }
+
+
+@dataclass
 class Accounting:
     """Sums over everything that was answered."""
 
@@ -92,14 +122,16 @@ class Accounting:
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
 
-    def bill(self, usage: Usage, price: Price | None) -> None:
-        """Charge for a reply, or for the part that was made."""
+    def bill(self, usage: Usage, price: Price | None) -> Decimal | None:
+        """Charge for a reply, or for the part that was made; return how much."""
         self.billed_calls += 1
         self.usage += usage
         if price is None:
             self.unpriced_calls += 1
-        else:
-            self.usd += charge(usage, price)
+            return None
+        usd = charge(usage, price)
+        self.usd += usd
+        return usd
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return everything as JSON data; money as text."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -21,6 +23,7 @@ from tierpool.testing import (
     SlowFirstByte,
     Stall,
 )
+from tierpool.workflows.attempts import GiveUp, Progress, decide
 
 UNBILLED, AMBIGUOUS = Outcome.UNBILLED, Outcome.AMBIGUOUS
 RETRY, FAIL, FAILOVER = NextStep.RETRY, NextStep.FAIL, NextStep.FAILOVER
@@ -52,7 +55,7 @@ SHORT = timedelta(seconds=1)
         ),
         pytest.param(Fail(408), 408, AMBIGUOUS, RETRY, id="request timeout"),
         pytest.param(Fail(409), 409, UNBILLED, RETRY, id="conflict"),
-        pytest.param(Fail(413), 413, UNBILLED, FAIL, id="too large"),
+        pytest.param(Fail(413), 413, UNBILLED, FAILOVER, id="too large"),
         pytest.param(Fail(418), 418, UNBILLED, FAIL, id="another 4xx"),
         pytest.param(Fail(422), 422, UNBILLED, FAIL, id="unprocessable"),
         pytest.param(RateLimited(), 429, UNBILLED, RETRY, id="rate limited"),
@@ -111,6 +114,120 @@ async def test_an_empty_account_fails_over(wire, server):
 
     assert (detail.outcome, detail.next) == (UNBILLED, FAILOVER)
     assert detail.retry_after is None
+
+
+def in_words(message: str, **more: object) -> Fail:
+    """Make the error of a compatible server, whose code is a number."""
+    error = {"code": 400, "message": message, "type": "invalid_request_error"}
+    return Fail(400, body=json.dumps({"error": error | more}))
+
+
+LLAMA = in_words(
+    "request (9000 tokens) exceeds the available context size (2048 tokens)",
+    type="exceed_context_size_error",
+    n_prompt_tokens=9000,
+    n_ctx=2048,
+)
+TOO_LONG = [
+    pytest.param(
+        in_words("Please reduce the length.", code="context_length_exceeded"),
+        id="OpenAI's code",
+    ),
+    pytest.param(
+        Fail(400, "prompt is too long: 208310 tokens > 200000 maximum"),
+        id="Anthropic's prompt",
+    ),
+    pytest.param(
+        Fail(
+            400,
+            "input length and `max_tokens` exceed context limit: 178959 + 64000 > "
+            "200000, decrease input length or `max_tokens` and try again",
+        ),
+        id="Anthropic's prompt and reply",
+    ),
+    pytest.param(LLAMA, id="llama.cpp"),
+    pytest.param(replace(LLAMA, status=500), id="llama.cpp before its status was 400"),
+    pytest.param(
+        in_words(
+            "This model's maximum context length is 8192 tokens. However, you "
+            "requested 8334 tokens (338 in the messages, 7996 in the completion)."
+        ),
+        id="vLLM",
+    ),
+    pytest.param(
+        in_words(
+            "You passed 1015 input tokens and requested 10 output tokens. However, "
+            "the model's context length is only 1024 tokens."
+        ),
+        id="vLLM from 0.16 on",
+    ),
+    pytest.param(
+        in_words(
+            "The input token count (1200000) exceeds the maximum number of tokens "
+            "allowed (1048576)."
+        ),
+        id="Google",
+    ),
+]
+"""Ways to say that a conversation is longer than the model's window."""
+
+
+@pytest.mark.parametrize("step", TOO_LONG)
+async def test_a_conversation_beyond_the_window_is_left_to_another_model(
+    wire, server, step
+):
+    """It costs nothing, waiting does not mend it, and the message says what it is."""
+    server.script(step)
+
+    detail = await wire.fail()
+
+    assert (detail.outcome, detail.next) == (UNBILLED, FAILOVER)
+    assert detail.retry_after is None
+    assert "with its reply exceeds the model's window" in detail.message
+    assert server.accounting.calls == 1
+
+
+@pytest.mark.parametrize("step", TOO_LONG)
+async def test_without_a_fallback_the_window_ends_the_call(wire, server, step):
+    """No attempt is made twice: the call fails and says what was too long."""
+    server.script(step)
+    progress = Progress(max_paid=5, fallbacks_left=0)
+
+    step_after = decide(progress, await wire.fail(), 0.0)
+
+    assert isinstance(step_after, GiveUp)
+    assert "exceeds the model's window" in step_after.reason
+    assert "no fallback is left" in step_after.reason
+
+
+async def test_the_window_may_be_told_inside_the_stream(make_wire, server):
+    """A server that answers 200 before it counts is understood all the same."""
+    server.script(
+        Fail(400, "too long", kind="exceed_context_size_error", after_chunks=0)
+    )
+
+    detail = await make_wire("openai").fail()
+
+    assert (detail.outcome, detail.next) == (UNBILLED, FAILOVER)
+    assert "exceeds the model's window" in detail.message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "max_tokens: 100000 > 64000, which is the maximum allowed for this model",
+        "messages: text content blocks must be non-empty",
+        "Invalid schema for response_format: context is not a type",
+    ],
+)
+async def test_other_bad_requests_are_final(wire, server, words):
+    """A request that no model would take is not tried on another one."""
+    server.script(Fail(400, words))
+
+    detail = await wire.fail()
+
+    assert (detail.outcome, detail.next) == (UNBILLED, FAIL)
+    assert "window" not in detail.message
 
 
 @pytest.mark.parametrize(

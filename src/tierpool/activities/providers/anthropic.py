@@ -6,11 +6,12 @@ Building the request, reading the events and reading the errors; the rest is in
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import ClassVar, Final, cast
 
 import anthropic
 from anthropic.types import MessageParam, OutputConfigParam, RawMessageStreamEvent
+from anthropic.types.message_create_params import MessageCreateParamsStreaming
 
 from tierpool.activities.providers.base import Provider, ProviderCall
 from tierpool.activities.providers.failures import CutStream, Refusal, error_object
@@ -24,6 +25,7 @@ from tierpool.activities.providers.sdk import (
     read_usage,
     request_timeout,
 )
+from tierpool.activities.providers.sizes import compact_json
 from tierpool.contracts import Usage
 
 __all__ = ["PROVIDER", "AnthropicProvider", "usage_of"]
@@ -79,20 +81,9 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
     async def _stream(
         self, client: anthropic.AsyncAnthropic, call: ProviderCall, answer: Answer
     ) -> None:
-        system, output = _system_and_output(call)
-        temperature = call.temperature
         stream = await client.messages.create(
-            model=call.model,
-            messages=[
-                cast(MessageParam, {"role": role, "content": text})
-                for role, text in call.messages
-            ],
-            system=system or anthropic.omit,
-            max_tokens=call.max_output_tokens,
-            output_config=output or anthropic.omit,
-            # The newest models refuse it, so the SDK has no parameter for it.
-            extra_body=None if temperature is None else {"temperature": temperature},
-            stream=True,
+            **_parameters(call),
+            extra_body=_extra(call),
             timeout=request_timeout(call),
         )
         reported: dict[str, object] = {}
@@ -100,6 +91,9 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
             answer.opened = True
             async for event in stream:
                 _take(event, answer, reported)
+
+    def _body(self, call: ProviderCall) -> Mapping[str, object]:
+        return {**_parameters(call), **_extra(call)}
 
     def _refusal(self, error: BaseException) -> Refusal | None:
         cut = error if isinstance(error, CutStream) else None
@@ -137,6 +131,29 @@ def usage_of(reported: dict[str, object]) -> Usage | None:
     )
 
 
+def _parameters(call: ProviderCall) -> MessageCreateParamsStreaming:
+    system, output = _system_and_output(call)
+    parameters: MessageCreateParamsStreaming = {
+        "model": call.model,
+        "messages": [
+            cast(MessageParam, {"role": role, "content": text})
+            for role, text in call.messages
+        ],
+        "max_tokens": call.max_output_tokens,
+        "stream": True,
+    }
+    if system:
+        parameters["system"] = system
+    if output:
+        parameters["output_config"] = output
+    return parameters
+
+
+def _extra(call: ProviderCall) -> dict[str, object]:
+    """Return what the SDK has no parameter for: the newest models refuse it."""
+    return {} if call.temperature is None else {"temperature": call.temperature}
+
+
 def _system_and_output(
     call: ProviderCall,
 ) -> tuple[str | None, OutputConfigParam | None]:
@@ -149,7 +166,7 @@ def _system_and_output(
         return call.system, {"format": {"type": "json_schema", "schema": plain}}
     words = (
         "Answer with one JSON object that satisfies this JSON Schema, "
-        f"and nothing else:\n{json.dumps(schema, ensure_ascii=False)}"
+        f"and nothing else:\n{compact_json(schema)}"
     )
     return f"{call.system}\n\n{words}" if call.system else words, None
 

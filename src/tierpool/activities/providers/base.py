@@ -90,6 +90,16 @@ class Provider(Protocol):
         """
         ...
 
+    def input_bytes(self, call: ProviderCall) -> int:
+        """Return the UTF-8 bytes that `complete` would send and the model may read.
+
+        Counted from the very body of the request: the texts as they are, the
+        schema as this provider gets it and everything else as compact JSON. What
+        a provider adds on its side (its chat template, its words about a schema)
+        is not in it.
+        """
+        ...
+
     def explain(self, error: BaseException) -> FailureDetail:
         """Say what an error of this provider's SDK cost and what should come next."""
         ...

@@ -82,6 +82,7 @@ _STATUS: Final[Mapping[int, tuple[Outcome, NextStep]]] = {
     403: (_U, NextStep.FAILOVER),
     408: (_A, NextStep.RETRY),
     409: (_U, NextStep.RETRY),
+    413: (_U, NextStep.FAILOVER),
     425: (_U, NextStep.RETRY),
     429: (_U, NextStep.RETRY),
     499: (_A, NextStep.RETRY),
@@ -107,6 +108,18 @@ _UNAVAILABLE = frozenset(
 """Codes and types that no waiting mends, while another model may serve."""
 
 _NO_CREDIT = re.compile(r"credit balance is too low|exceeded your current quota", re.I)
+_TOO_LONG = frozenset(["context_length_exceeded", "exceed_context_size_error"])
+"""Codes and types (OpenAI's, llama.cpp's) of more input than the model's window."""
+
+_TOO_LONG_WORDS = re.compile(
+    r"prompt is too long"  # Anthropic
+    r"|exceeds?\b[^.]{0,60}\bcontext (?:limit|length|size|window)"  # Anthropic, vLLM
+    r"|maximum context length"  # vLLM, Mistral, OpenAI
+    r"|context length is only"  # vLLM from 0.16 on
+    r"|input token count\b.{0,40}\bexceeds",  # Google
+    re.I,
+)
+
 _NO_MODEL = re.compile(r"\bmodels?\b", re.I)
 
 _SECRET = re.compile(
@@ -123,10 +136,13 @@ def explain_refusal(provider: str, refusal: Refusal) -> FailureDetail:
     error = error_object(refusal.body)
     outcome, step = _judge(refusal, error)
     limited = refusal.status == 429
+    words = _describe(refusal, error)
+    if error is not None and _too_long(refusal.status, error):
+        words = f"the conversation with its reply exceeds the model's window: {words}"
     return FailureDetail(
         outcome=outcome,
         next=step,
-        message=f"{provider}: {_describe(refusal, error)}",
+        message=f"{provider}: {words}",
         provider=provider,
         status=refusal.status,
         retry_after=retry_hint(
@@ -181,7 +197,7 @@ def _judge(
     outcome, step = _STATUS.get(status, default)
     if status == 500 and error is None:
         outcome = _A  # a gateway's page: the provider itself may be at work
-    if error is not None and _unavailable(status, error):
+    if error is not None and (_unavailable(status, error) or _too_long(status, error)):
         step = NextStep.FAILOVER
     if refusal.cut is not None and refusal.cut.tokens:
         outcome = _A
@@ -195,6 +211,13 @@ def _unavailable(status: int, error: Mapping[str, object]) -> bool:
     if status == 404 and (error.get("param") == "model" or _NO_MODEL.search(message)):
         return True
     return status in (400, 429) and bool(_NO_CREDIT.search(message))
+
+
+def _too_long(status: int, error: Mapping[str, object]) -> bool:
+    """Tell whether another model might take what is too long for this one."""
+    if {str(error.get("code")), str(error.get("type"))} & _TOO_LONG:
+        return True
+    return status == 400 and bool(_TOO_LONG_WORDS.search(str(error.get("message"))))
 
 
 def _describe(refusal: Refusal, error: Mapping[str, object] | None) -> str:

@@ -30,13 +30,16 @@ class LocalProvider(OpenAIProvider):
         Raises:
             ProviderError: if there is none.
         """
-        address = call.base_url or os.environ.get(BASE_URL_ENV, "").strip()
+        address = self._base_url(call)
         if not address:
             raise self._misconfigured(
                 "no model server is known; `tierpool dev` starts one, or give its "
                 f"address as base_url or in the environment variable {BASE_URL_ENV}"
             )
         return address
+
+    def _base_url(self, call: ProviderCall) -> str:
+        return call.base_url or os.environ.get(BASE_URL_ENV, "").strip()
 
 
 PROVIDER: Final[Provider] = LocalProvider()

@@ -6,12 +6,14 @@ Building the request, reading the chunks and reading the errors; the rest is in
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar, Final, cast
 from urllib.parse import urlsplit
 
 import openai
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from openai.types.chat.chat_completion_chunk import Choice
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 from openai.types.completion_usage import CompletionUsage
 from openai.types.shared_params import ResponseFormatJSONSchema
 
@@ -29,6 +31,8 @@ from tierpool.activities.providers.sdk import (
 from tierpool.contracts import Usage
 
 __all__ = ["PROVIDER", "OpenAIProvider", "takes_completion_limit", "usage_of"]
+
+_OFFICIAL: Final = "https://api.openai.com/v1"
 
 _IN_STREAM: Final = {
     "invalid_request_error": 400,
@@ -70,23 +74,34 @@ class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
     async def _stream(
         self, client: openai.AsyncOpenAI, call: ProviderCall, answer: Answer
     ) -> None:
-        official = takes_completion_limit(str(client.base_url))
-        limit = call.max_output_tokens
         stream = await client.chat.completions.create(
-            model=call.model,
-            messages=_messages(call),
-            stream=True,
-            stream_options={"include_usage": True},
-            max_completion_tokens=limit if official else openai.omit,
-            max_tokens=openai.omit if official else limit,
-            temperature=openai.omit if call.temperature is None else call.temperature,
-            response_format=openai.omit if call.schema is None else _format(call),
-            timeout=request_timeout(call),
+            **self._body(call), timeout=request_timeout(call)
         )
         async with stream:
             answer.opened = True
             async for chunk in stream:
                 _take(chunk, answer)
+
+    def _body(self, call: ProviderCall) -> CompletionCreateParamsStreaming:
+        body: CompletionCreateParamsStreaming = {
+            "model": call.model,
+            "messages": _messages(call),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if takes_completion_limit(self._base_url(call)):
+            body["max_completion_tokens"] = call.max_output_tokens
+        else:
+            body["max_tokens"] = call.max_output_tokens
+        if call.temperature is not None:
+            body["temperature"] = call.temperature
+        if call.schema is not None:
+            body["response_format"] = _format(call)
+        return body
+
+    def _base_url(self, call: ProviderCall) -> str:
+        """Return the address of the call, as the SDK finds it."""
+        return call.base_url or os.environ.get("OPENAI_BASE_URL") or _OFFICIAL
 
     def _refusal(self, error: BaseException) -> Refusal | None:
         cut = error if isinstance(error, CutStream) else None

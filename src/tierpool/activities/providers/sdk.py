@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ from tierpool.activities.providers.failures import (
     explain_transport,
     scrub,
 )
+from tierpool.activities.providers.sizes import body_bytes
 from tierpool.contracts import FailureDetail, NextStep, Outcome, Usage
 
 __all__ = [
@@ -165,6 +166,10 @@ class SdkProvider(ABC, Generic[C]):
         for client in self._clients.pop(asyncio.get_running_loop(), {}).values():
             await client.close()
 
+    def input_bytes(self, call: ProviderCall) -> int:
+        """Return the size of the request; see `Provider`."""
+        return body_bytes(self._body(call))
+
     @abstractmethod
     def _open(self, address: str | None, key: str) -> C:
         """Make a client that never retries by itself; it sends NO_KEY for no key."""
@@ -176,6 +181,10 @@ class SdkProvider(ABC, Generic[C]):
     @abstractmethod
     async def _stream(self, client: C, call: ProviderCall, answer: Answer) -> None:
         """Make the request and fill `answer` from the stream."""
+
+    @abstractmethod
+    def _body(self, call: ProviderCall) -> Mapping[str, object]:
+        """Return the body of the request, of which `_stream` sends nothing else."""
 
     @abstractmethod
     def _refusal(self, error: BaseException) -> Refusal | None:
