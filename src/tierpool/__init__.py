@@ -2,7 +2,8 @@
 
 `TierpoolPlugin` joins a Temporal client and its workers to a fleet;
 `start_flow` starts work items; `tierpool.workflows.call_agent` runs a role
-from any workflow.
+from any workflow; `governed` puts the model calls of any activity under its
+workflow's budget.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tierpool.activities.governed import governed
     from tierpool.client import connect, flow_result, start_flow
     from tierpool.config import load_fleet
-    from tierpool.contracts import FlowResult, WorkItem
+    from tierpool.contracts import FlowResult, Usage, WorkItem
     from tierpool.errors import TierpoolError
     from tierpool.plugin import TierpoolPlugin
 
@@ -23,10 +25,12 @@ __all__ = [
     "FlowResult",
     "TierpoolError",
     "TierpoolPlugin",
+    "Usage",
     "WorkItem",
     "__version__",
     "connect",
     "flow_result",
+    "governed",
     "load_fleet",
     "start_flow",
 ]
@@ -35,9 +39,11 @@ _HOMES = {
     "FlowResult": "tierpool.contracts",
     "TierpoolError": "tierpool.errors",
     "TierpoolPlugin": "tierpool.plugin",
+    "Usage": "tierpool.contracts",
     "WorkItem": "tierpool.contracts",
     "connect": "tierpool.client",
     "flow_result": "tierpool.client",
+    "governed": "tierpool.activities.governed",
     "load_fleet": "tierpool.config",
     "start_flow": "tierpool.client",
 }

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
 
@@ -41,8 +42,15 @@ from temporalio.exceptions import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from tierpool.blueprint import read_budget
 from tierpool.contracts import FlowResult, FlowStart, WorkItem
-from tierpool.errors import ItemConflict, PayloadTooLarge, ServerError, TierpoolError
+from tierpool.errors import (
+    ItemConflict,
+    PayloadTooLarge,
+    ServerError,
+    TierpoolError,
+    UsageError,
+)
 from tierpool.fleet import LoadedFleet
 from tierpool.flow import CANCELLED, FAILED
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE, SEARCH_ATTRIBUTES
@@ -135,6 +143,7 @@ async def start_flow(
     *,
     id: str | None = None,
     id_conflict: Literal["fail", "use"] = "fail",
+    budget_usd: Decimal | float | str | None = None,
     fleet: LoadedFleet | None = None,
 ) -> ItemHandle:
     """Start a work item on a flow; await `flow_result(handle)` for its end.
@@ -146,9 +155,12 @@ async def start_flow(
         id: Identity of the item; needed unless `item` has one.
         id_conflict: What to do if an item of this ID is known to the server,
             running or finished: `fail`, or `use` that one.
+        budget_usd: What the item may cost in all, in USD; default: the fleet's
+            `max_cost_per_workflow_usd`.
         fleet: The fleet, if the client has no plugin.
 
     Raises:
+        UsageError: for a budget that is no amount above 0.
         UnknownName: for a flow that the fleet does not have.
         ItemConflict: if the ID is taken; says by what.
         PayloadTooLarge: if the item does not fit through Temporal.
@@ -156,7 +168,8 @@ async def start_flow(
     loaded = fleet or fleet_of(client)
     packed = loaded.packed_for(flow)
     work_item = _work_item(item, id)
-    start = FlowStart(flow=flow, item=work_item, fleet=packed)
+    budget = _budget(budget_usd)
+    start = FlowStart(flow=flow, item=work_item, fleet=packed, budget_usd=budget)
     _check_size(start)
     try:
         return await _begin(client, loaded, start)
@@ -215,6 +228,13 @@ def _work_item(item: WorkItem | Mapping[str, Any] | str, id: str | None) -> Work
     if not fields.get("id"):
         raise TierpoolError("a work item needs an ID: pass id=…")
     return WorkItem.model_validate(fields)
+
+
+def _budget(usd: Decimal | float | str | None) -> Decimal | None:
+    try:
+        return None if usd is None else read_budget(usd)
+    except ValueError as error:
+        raise UsageError(f"budget_usd {usd!r}: {error}") from None
 
 
 def _check_size(start: FlowStart) -> None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 __all__ = [
     "AgentCallFailed",
+    "BudgetDenied",
     "ConfigError",
     "ItemCancelled",
     "ItemConflict",
@@ -131,6 +132,15 @@ class AgentCallFailed(TierpoolError):
         self.role, self.reason, self.attempts = role, reason, attempts
         tries = f" after {attempts} attempt{'s' if attempts != 1 else ''}"
         super().__init__(f"{role}: {reason}" + (tries if attempts else ""))
+
+
+class BudgetDenied(AgentCallFailed):
+    """A call that the workflow's budget does not pay for; nothing was sent."""
+
+    def __init__(self, role: str, tier: str, needs: str, why: str) -> None:
+        """Name the call, what it could cost at most in USD, and what is left."""
+        self.tier, self.needs, self.why = tier, needs, why
+        super().__init__(role, f"denied by the budget: {tier} needs {needs}, {why}")
 
 
 class NoTierAbove(AgentCallFailed):

@@ -145,7 +145,9 @@ async def record(names: list[str]) -> None:
             client = await Client.connect(
                 server.client.service_client.config.target_host,
                 identity="recorder",  # the default would name this machine
-                plugins=[TierpoolPlugin(fleet)],
+                plugins=[
+                    TierpoolPlugin(fleet, compress=False)
+                ],  # tests edit these bytes
             )
             stop = asyncio.Event()
             everything = Served.everything(fleet)

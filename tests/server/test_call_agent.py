@@ -114,7 +114,7 @@ async def test_retry_after_is_a_durable_timer(running: Start) -> None:
 
 
 async def test_unknown_usage_is_never_zero(running: Start) -> None:
-    """An answer without usage has an unknown cost, and the sums say so."""
+    """An answer without usage is charged its reservation, and the sums say so."""
     fleet = await running(ROLES)
     fleet.provider.script(NoUsage("fine"))
 
@@ -125,7 +125,8 @@ async def test_unknown_usage_is_never_zero(running: Start) -> None:
         (attempt,) = await handle.result()
         costs = await handle.query("costs", result_type=ItemCosts)
 
-    assert attempt.cost_usd is None
+    assert attempt.at_reservation
+    assert costs.cost_usd == attempt.cost_usd == attempt.reserved_usd > 0
     assert costs.unknown_cost_attempts == 1
 
 

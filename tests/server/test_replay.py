@@ -29,7 +29,7 @@ fleet: another
 tiers:
   only:
     model: local:another
-    price: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}
+    free: true
 agents:
   somebody: {prompt: "Do something else.\\n", tier: only}
 """

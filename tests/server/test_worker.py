@@ -97,7 +97,7 @@ async def test_second_sigterm_aborts(running: Start, launch: Launch) -> None:
 async def test_killed_worker_costs_one_more_attempt(
     running: Start, launch: Launch
 ) -> None:
-    """After kill -9 another worker goes on; what the lost attempt cost stays unknown."""
+    """After kill -9 another worker goes on; the lost attempt stays at its reservation."""
     fleet = await running(ROLES, served=FLOWS)
     fleet.provider.script(Reply("never", gate=asyncio.Event()), Reply("fine"))
 
@@ -116,7 +116,8 @@ async def test_killed_worker_costs_one_more_attempt(
         1,
     )
     lost, paid = costs.attempts
-    assert (lost.outcome, lost.cost_usd) == (Outcome.AMBIGUOUS, None)
+    assert (lost.outcome, lost.cost_usd) == (Outcome.AMBIGUOUS, lost.reserved_usd)
+    assert lost.cost_usd > paid.cost_usd
     assert "worker was lost" in lost.note
     assert paid.outcome is Outcome.BILLED
     assert fleet.provider.accounting.calls == 2

@@ -1,8 +1,8 @@
 """The activity behind every agent call: one attempt of one role.
 
 Dynamic: its type is the role, so that timelines and Temporal's own metrics
-speak of roles. It resolves texts, runs the provider or tool while it
-heartbeats, validates the reply, and reports every failure as one
+speak of roles. It resolves texts and the conversation, runs the provider or
+tool while it heartbeats, validates the reply, and reports every failure as one
 `FailureDetail`.
 """
 
@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,17 @@ from temporalio import activity
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from tierpool.activities.answers import (
+    check_estimate,
+    compare_usage,
+    fitting,
+    read_answer,
+)
+from tierpool.activities.conversations import ConversationStore, Said, ask_messages
 from tierpool.activities.parts import PartMissing, PartStore, ask_item
 from tierpool.activities.providers.base import (
     ProviderCall,
     ProviderError,
-    ProviderReply,
     provider_for,
 )
 from tierpool.activities.tools import ToolError, run_command, run_python
@@ -34,24 +41,19 @@ from tierpool.blueprint import Reply
 from tierpool.contracts import (
     AgentRequest,
     AgentResult,
+    ConversationRef,
     FailureDetail,
     Message,
     NextStep,
     Outcome,
     PartRef,
 )
-from tierpool.replies import read_reply, validate_reply
+from tierpool.replies import reply_text, validate_reply
 
 __all__ = ["AgentActivities"]
 
 _BEAT_SECONDS = 1.5
 """Well below the heartbeat timeout, also when the event loop is busy."""
-
-_REPLY_LIMIT_BYTES = 1_500_000
-"""Temporal refuses results above 2 MiB, after they were paid for."""
-
-_SHOWN_CHARACTERS = 8_000
-"""Most of an invalid answer that goes back for repair."""
 
 _SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 """Ends of the names of environment variables whose values nobody may see."""
@@ -65,9 +67,23 @@ _log = structlog.get_logger()
 class AgentActivities:
     """Activities of a tier's or the tools' workers; one object per process."""
 
-    def __init__(self, workdir: Path, import_from: Path, parts: PartStore) -> None:
-        """Take the folder of command roles, the folder python roles are imported from, and the texts."""
-        self._workdir, self._import_from, self._parts = workdir, import_from, parts
+    def __init__(
+        self,
+        workdir: Path,
+        import_from: Path,
+        parts: PartStore,
+        conversations: ConversationStore,
+    ) -> None:
+        """Take what the process has.
+
+        Args:
+            workdir: Folder of command roles.
+            import_from: Folder that python roles are imported from.
+            parts: Texts by hash, for all pools of the process.
+            conversations: Conversations, for all pools of the process.
+        """
+        self._workdir, self._import_from = workdir, import_from
+        self._parts, self._conversations = parts, conversations
 
     @activity.defn(dynamic=True)
     async def attempt(self, args: Sequence[RawValue]) -> AgentResult:
@@ -115,14 +131,39 @@ class AgentActivities:
         schema = None
         if request.output is not None:
             schema = json.loads(await self._text(request.output))
-        messages = [(m.role, await self._message(m)) for m in request.messages]
+        new: list[Said] = [(m.role, await self._message(m)) for m in request.messages]
         if not request.route.model:
-            return await self._tool(request, messages[0][1], schema)
+            return await self._tool(request, new[0][1], schema)
+        earlier, ref = await self._conversation(request, new)
+        result = await self._model(request, [*earlier, *new], schema)
+        if ref is not None and result.reply is not None:
+            said = reply_text(result.reply, schema is not None)
+            self._conversations.extend(_workflow_id(), ref, [("assistant", said)])
+        return result
+
+    async def _conversation(
+        self, request: AgentRequest, new: list[Said]
+    ) -> tuple[list[Said], ConversationRef | None]:
+        """Return the earlier messages, and what the reply will go on from if it is kept.
+
+        Later attempts refer to the whole conversation: their own messages are
+        invalid replies and what was wrong with them, which do not stay in it.
+        """
+        ref = request.conversation
+        if ref is None:
+            return [], None
+        fetch = partial(ask_messages, ref.name)
+        earlier = await self._conversations.get(_workflow_id(), ref, fetch)
+        lasting = new if request.attempt == 1 else []
+        return earlier, self._conversations.extend(_workflow_id(), ref, lasting)
+
+    async def _model(
+        self, request: AgentRequest, messages: list[Said], schema: dict[str, Any] | None
+    ) -> AgentResult:
         provider, model = provider_for(request.route.model)
-        system = await self._text(request.prompt) if request.prompt else None
         call = ProviderCall(
             model=model,
-            system=system,
+            system=await self._text(request.prompt) if request.prompt else None,
             messages=tuple(messages),
             schema=schema,
             schema_name=request.role,
@@ -132,7 +173,10 @@ class AgentActivities:
             base_url=request.base_url,
             api_key_env=request.api_key_env,
         )
-        return _read(await provider.complete(call), schema)
+        check_estimate(request, provider.input_bytes(call))
+        answer = await provider.complete(call)
+        compare_usage(request, call, answer.usage)
+        return await fitting(read_answer(answer, schema), answer)
 
     async def _tool(
         self, request: AgentRequest, body: str, schema: dict[str, Any] | None
@@ -165,27 +209,8 @@ class AgentActivities:
         return await self._parts.get(ref, ask_item)
 
 
-def _read(answer: ProviderReply, schema: dict[str, Any] | None) -> AgentResult:
-    """Validate an answer; what is not a valid reply is still billed."""
-    size = len(answer.text.encode())
-    if size > _REPLY_LIMIT_BYTES:
-        raise ProviderError(
-            FailureDetail(
-                outcome=Outcome.BILLED if answer.usage else Outcome.AMBIGUOUS,
-                next=NextStep.FAIL,
-                message=f"the reply has {size:,} bytes; the limit is {_REPLY_LIMIT_BYTES:,}",
-                usage=answer.usage,
-            )
-        )
-    found = read_reply(answer.text, answer.finish_reason, schema)
-    return AgentResult(
-        reply=found.reply,
-        problem=found.problem,
-        text="" if found.reply is not None else answer.text[:_SHOWN_CHARACTERS],
-        usage=answer.usage,
-        finish_reason=answer.finish_reason,
-        model=answer.model,
-    )
+def _workflow_id() -> str:
+    return activity.info().workflow_id or ""
 
 
 def _broken_off_by_operator() -> bool:
@@ -224,13 +249,19 @@ def _application_error(detail: FailureDetail) -> ApplicationError:
     return ApplicationError(
         detail.message,
         detail,
-        type=f"Attempt{detail.outcome.value.title()}",
+        type=_type(detail),
         non_retryable=True,  # the workflow decides on every further attempt
         next_retry_delay=detail.retry_after,
         category=ApplicationErrorCategory.BENIGN
         if expected
         else ApplicationErrorCategory.UNSPECIFIED,
     )
+
+
+def _type(detail: FailureDetail) -> str:
+    if detail.next is NextStep.RESERVE:
+        return "EstimateTooLow"
+    return f"Attempt{detail.outcome.value.title()}"
 
 
 def _usage(result: AgentResult) -> dict[str, int]:

@@ -10,7 +10,9 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
+from typing import TypeVar
 
+from pydantic import BaseModel, ValidationError
 from temporalio import activity
 from temporalio.client import WorkflowQueryFailedError
 from temporalio.service import RPCError
@@ -18,8 +20,9 @@ from temporalio.service import RPCError
 from tierpool.contracts import PartChunk, PartRef, PartRequest
 from tierpool.errors import TierpoolError
 
-__all__ = ["PartMissing", "PartStore", "ask_item"]
+__all__ = ["PartMissing", "PartStore", "ask", "ask_item"]
 
+Answer = TypeVar("Answer", bound=BaseModel)
 Fetch = Callable[[PartRef], Awaitable[str]]
 
 _QUERY_TIMEOUT = timedelta(seconds=15)
@@ -82,26 +85,49 @@ async def ask_item(ref: PartRef) -> str:
     Raises:
         PartMissing: if the item does not answer; nothing was paid yet.
     """
-    info = activity.info()
-    if info.workflow_id is None:
-        raise PartMissing("only a workflow's activity can ask for a text")
-    handle = activity.client().get_workflow_handle(
-        info.workflow_id, run_id=info.workflow_run_id
-    )
     text = ""
     while True:
         request = PartRequest(hash=ref.hash, offset=len(text))
-        try:
-            chunk: PartChunk = await handle.query(
-                "tierpool_part",
-                request,
-                result_type=PartChunk,
-                rpc_timeout=_QUERY_TIMEOUT,
-            )
-        except (RPCError, WorkflowQueryFailedError) as error:
-            raise PartMissing(
-                f"the item {info.workflow_id} did not answer for a text: {error}"
-            ) from error
+        chunk = await ask("tierpool_part", request, PartChunk, "a text")
         text += chunk.text
         if not chunk.more:
             return text
+
+
+async def ask(
+    query: str, request: BaseModel, answer: type[Answer], what: str
+) -> Answer:
+    """Query the run of the workflow that this activity belongs to.
+
+    Args:
+        query: Name of the query.
+        request: Its argument.
+        answer: Type of its answer.
+        what: What is asked for, as it stands in an error.
+
+    Raises:
+        PartMissing: if the item gives no answer of this type.
+    """
+    info = activity.info()
+    if info.workflow_id is None:
+        raise PartMissing(f"only a workflow's activity can ask for {what}")
+    handle = activity.client().get_workflow_handle(
+        info.workflow_id, run_id=info.workflow_run_id
+    )
+    try:
+        found: Answer = await handle.query(
+            query, request, result_type=answer, rpc_timeout=_QUERY_TIMEOUT
+        )
+    except Exception as error:  # whatever it is, nothing was sent yet: it is unbilled
+        raise PartMissing(
+            f"the item {info.workflow_id} did not answer for {what}: {_reason(error)}"
+        ) from error
+    return found
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RPCError | WorkflowQueryFailedError):
+        return str(error)
+    if isinstance(error, ValidationError):
+        return f"the answer is not {error.title}"
+    return f"{type(error).__name__} while reading the answer"  # its words may quote it

@@ -7,12 +7,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from rich.live import Live
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
+from tierpool.blueprint import read_budget
 from tierpool.cli.common import (
     DONE,
     FAILED,
@@ -59,9 +61,20 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--id-conflict", choices=["fail", "use"], default="fail",
         help="if an ID is known already: fail, or follow that item",
     )  # fmt: skip
+    this.add_argument(
+        "--budget-usd", type=_budget, metavar="USD",
+        help="what each item may cost, instead of max_cost_per_workflow_usd",
+    )  # fmt: skip
     this.add_argument("--no-wait", action="store_true", help="start and return")
     this.add_argument("--explain", action="store_true", help="print each call's Route")
     this.set_defaults(command=command)
+
+
+def _budget(text: str) -> Decimal:
+    try:
+        return read_budget(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,9 @@ async def command(args: argparse.Namespace) -> int:
         raise UnknownName("flow", args.flow, fleet.fleet.flows)
     items = read_items(args.item, args.text, args.id)
     client = await connected(fleet)
-    handles = await start_all(client, args.flow, items, args.id_conflict)
+    handles = await start_all(
+        client, args.flow, items, args.id_conflict, args.budget_usd
+    )
     if args.no_wait:
         _say_started(args, handles)
         return DONE
@@ -110,7 +125,11 @@ async def _warn_of_idle_queues(
 
 
 async def start_all(
-    client: Client, flow: str, items: Sequence[WorkItem], id_conflict: Any = "fail"
+    client: Client,
+    flow: str,
+    items: Sequence[WorkItem],
+    id_conflict: Any = "fail",
+    budget_usd: Decimal | None = None,
 ) -> list[ItemHandle]:
     """Start every item; one that cannot start does not stop the others.
 
@@ -122,7 +141,9 @@ async def start_all(
     async def start(item: WorkItem) -> ItemHandle | TierpoolError:
         async with gate:
             try:
-                return await start_flow(client, flow, item, id_conflict=id_conflict)
+                return await start_flow(
+                    client, flow, item, id_conflict=id_conflict, budget_usd=budget_usd
+                )
             except TierpoolError as error:
                 return error
 
@@ -209,7 +230,9 @@ def result_table(ended: Sequence[Ended]) -> Any:
     for one in ended:
         r = one.result
         unknown = (
-            f" + {r.unknown_cost_attempts} unknown" if r.unknown_cost_attempts else ""
+            f" ({r.unknown_cost_attempts} at the reservation)"
+            if r.unknown_cost_attempts
+            else ""
         )
         tokens = f"{r.usage.input_tokens} / {r.usage.output_tokens}"
         rows.append(

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Literal
 
 from tierpool.blueprint import Reply
-from tierpool.contracts.wire import PartRef, Seconds, Usage, Wire
+from tierpool.contracts.conversations import ConversationRef
+from tierpool.contracts.wire import PartRef, Seconds, Usage, Usd, Wire
 
 __all__ = [
     "AgentRequest",
@@ -36,6 +37,8 @@ class Route(Wire):
     """A sentence for people: `fixed by role`, `rules: complexity 0.62`."""
     fallback: int = 0
     """0 for the tier's own model, n for its n-th fallback."""
+    max_output_tokens: int = 0
+    """Output that the budget pays for, where that is less than the tier's; else 0."""
     classifier: str = ""
     """Name and version of what estimated the complexity; empty if nothing did."""
     complexity: float | None = None
@@ -99,14 +102,21 @@ class AgentRequest(Wire):
     """Work item, or ID of the user's own workflow."""
     route: Route
     """Where it runs; the worker checks that it serves this model."""
+    conversation: ConversationRef | None = None
+    """Earlier messages of the conversation, which `messages` go on from."""
     messages: tuple[Message, ...] = ()
-    """What the role reads, after its prompt. For tools one message of JSON."""
+    """What the role reads, after its prompt. For tools one message of JSON. In a
+    conversation, those of a later attempt are repairs, which do not stay in it."""
     prompt: PartRef | None = None
     """System prompt."""
     output: PartRef | None = None
     """JSON Schema of the reply; None for plain text."""
     max_output_tokens: int = 0
     """Upper bound of the reply; 0 for tools."""
+    input_bytes: int = 0
+    """What the reservation covers: the worker sends no more than this."""
+    reserved_usd: Usd | None = None
+    """Worst case of this attempt, taken from the workflow's budget; None for tools."""
     temperature: float | None = None
     base_url: str | None = None
     api_key_env: str | None = None
@@ -159,6 +169,8 @@ class NextStep(StrEnum):
     """Send the reply back with what is wrong with it."""
     ESCALATE = "escalate"
     """Try the next tier."""
+    RESERVE = "reserve"
+    """Reserve for the bytes that were counted, then try again."""
     FAILOVER = "failover"
     """Try another model of the same tier."""
     FAIL = "fail"
@@ -179,3 +191,5 @@ class FailureDetail(Wire):
     """The provider's hint."""
     usage: Usage | None = None
     """Where the failed attempt was billed."""
+    input_bytes: int = 0
+    """Where the estimate was too low: the bytes that would have been sent."""

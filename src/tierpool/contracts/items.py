@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from decimal import Decimal
 from typing import Annotated
 
@@ -9,26 +11,31 @@ from pydantic import Field, JsonValue
 
 from tierpool.blueprint import Reply
 from tierpool.contracts.calls import Outcome
+from tierpool.contracts.conversations import Speaker
+from tierpool.contracts.money import BudgetCarry
 from tierpool.contracts.wire import Usage, Usd, Wire
 
 __all__ = [
-    "FLEET_ATTRIBUTE",
+    "CARRY_HEADER",
     "FLEET_HEADER",
     "Attempt",
+    "Denial",
+    "EarlierAttempts",
     "FlowCarry",
     "FlowResult",
     "FlowStart",
     "HumanDecision",
     "ItemCosts",
     "ItemStatus",
+    "RunCarry",
     "ToolRequest",
     "WorkItem",
 ]
 
-FLEET_ATTRIBUTE = "_tierpool_fleet"
-"""Where a user's workflow instance keeps its packed FleetSnapshot."""
 FLEET_HEADER = "tierpool-fleet"
 """Header that hands the snapshot to the next run at continue-as-new."""
+CARRY_HEADER = "tierpool-carry"
+"""Header that hands on what else a run knows: a packed `RunCarry`."""
 
 
 class WorkItem(Wire):
@@ -68,10 +75,66 @@ class Attempt(Wire):
     """The Route's reason."""
     outcome: Outcome = Outcome.BILLED
     usage: Usage | None = None
-    cost_usd: Usd | None = None
-    """None while unknown; never zero for want of knowledge."""
+    reserved_usd: Usd | None = None
+    """Worst case that was reserved for it; None for tools."""
+    cost_usd: Usd = Decimal(0)
+    """What is charged: the price of its usage, or, where nobody knows the usage, its
+    reservation; never zero for want of knowledge."""
     note: str = ""
     """Why it failed, if it did."""
+
+    @property
+    def at_reservation(self) -> bool:
+        """Whether it is charged its reservation, because its usage is not known."""
+        return (
+            self.reserved_usd is not None
+            and self.usage is None
+            and self.outcome is not Outcome.UNBILLED
+        )
+
+
+class Denial(Wire):
+    """A call that the budget did not pay for."""
+
+    state: str = ""
+    role: str
+    tier: str = ""
+    needs_usd: Usd
+    """Worst case of the call, with the least useful output."""
+    why: str = ""
+
+
+class EarlierAttempts(Wire):
+    """Attempts of earlier runs that are no longer told one by one."""
+
+    attempts: int = 0
+    unknown_cost_attempts: int = 0
+    usage: Usage = Usage()
+    cost_usd: Usd = Decimal(0)
+
+
+class RunCarry(Wire):
+    """What a run hands to the next run of the same workflow."""
+
+    attempts: tuple[Attempt, ...] = ()
+    """The last ones; `earlier` sums up those before."""
+    earlier: EarlierAttempts = EarlierAttempts()
+    denials: tuple[Denial, ...] = ()
+    budget: BudgetCarry | None = None
+    conversations: dict[str, tuple[tuple[Speaker, str], ...]] = {}
+    """Messages by conversation."""
+    paused: bool = False
+
+    def pack(self) -> str:
+        """Compress to text for a header, which no codec compresses."""
+        raw = self.model_dump_json().encode()
+        return base64.b85encode(zlib.compress(raw, 6)).decode()
+
+    @staticmethod
+    def unpack(packed: str) -> RunCarry:
+        """Read what `pack` wrote."""
+        raw = zlib.decompress(base64.b85decode(packed))
+        return RunCarry.model_validate_json(raw)
 
 
 class FlowCarry(Wire):
@@ -80,10 +143,8 @@ class FlowCarry(Wire):
     state: str
     last_reply: Reply = {}
     taken: dict[str, int] = {}
-    attempts: tuple[Attempt, ...] = ()
     path: tuple[str, ...] = ()
     """States in the order of visits."""
-    paused: bool = False
 
 
 class FlowStart(Wire):
@@ -94,6 +155,8 @@ class FlowStart(Wire):
     item: WorkItem
     fleet: str
     """Packed FleetSnapshot, this flow included."""
+    budget_usd: Usd | None = None
+    """What the item may cost, instead of the fleet's cap."""
     carried: FlowCarry | None = None
     """What an earlier run of the same item hands over (continue-as-new)."""
 
@@ -112,9 +175,11 @@ class FlowResult(Wire):
     """Attempts made."""
     usage: Usage = Usage()
     cost_usd: Usd = Decimal(0)
-    """Sum of the known costs."""
+    """What the item is charged, children included."""
     unknown_cost_attempts: int = 0
-    """Attempts whose cost is not known (nobody reported usage)."""
+    """Attempts that are charged their reservation: nobody reported their usage."""
+    budget_usd: Usd | None = None
+    """What it was allowed to cost; None: no limit."""
     path: tuple[str, ...] = ()
     """States in the order of visits."""
 
@@ -136,6 +201,8 @@ class ItemStatus(Wire):
     """Name of the human role whose decision is awaited."""
     attempts: int = 0
     cost_usd: Usd = Decimal(0)
+    budget_usd: Usd | None = None
+    """What it may cost; None: no limit."""
 
 
 class ItemCosts(Wire):
@@ -143,9 +210,20 @@ class ItemCosts(Wire):
 
     item_id: str
     cost_usd: Usd = Decimal(0)
+    """What the item is charged so far, children that have ended included."""
+    reserved_usd: Usd = Decimal(0)
+    """Worst case of what is under way, children's grants included."""
+    budget_usd: Usd | None = None
+    """What it may cost; None: no limit."""
+    parent: str = ""
+    """Workflow ID of the parent whose budget it draws from."""
     unknown_cost_attempts: int = 0
+    """Attempts that are charged their reservation: nobody reported their usage."""
     usage: Usage = Usage()
+    made: int = 0
+    """Attempts made, of which `attempts` has the last ones."""
     attempts: tuple[Attempt, ...] = ()
+    denials: tuple[Denial, ...] = ()
 
 
 class HumanDecision(Wire):

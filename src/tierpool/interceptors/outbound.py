@@ -1,43 +1,87 @@
-"""Hands a run's FleetSnapshot to the next run of a user's own workflow.
+"""What a run hands to others: to its next run, and to its children.
 
-Temporal drops headers at continue-as-new; without this a changed agents.yaml
-would change a running item. FlowWorkflow carries its snapshot in its input.
+Temporal drops headers at continue-as-new and gives children none. Without
+this a changed agents.yaml would change a running item, and a child would
+spend as if it had no parent.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from temporalio import workflow
 from temporalio.worker import (
     ContinueAsNewInput,
+    ExecuteWorkflowInput,
     Interceptor,
+    StartChildWorkflowInput,
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
     WorkflowOutboundInterceptor,
 )
 
-from tierpool.contracts import FLEET_ATTRIBUTE, FLEET_HEADER
+from tierpool.contracts import PARENT_HEADER
+from tierpool.errors import PayloadTooLarge
+from tierpool.workflows.children import child_header
+from tierpool.workflows.handlers import install
+from tierpool.workflows.run import run_of
 
-__all__ = ["SnapshotInterceptor"]
+__all__ = ["RunInterceptor"]
+
+_NEXT_RUN_BYTES = 1_900_000
+"""Temporal refuses 2 MiB, and the workflow task would fail for ever."""
 
 
 class _Outbound(WorkflowOutboundInterceptor):
     def continue_as_new(self, input: ContinueAsNewInput) -> NoReturn:
-        packed = getattr(workflow.instance(), FLEET_ATTRIBUTE, None)
-        if packed is not None:
-            payload = workflow.payload_converter().to_payload(packed)
-            input.headers = {**input.headers, FLEET_HEADER: payload}
+        run = run_of(workflow.instance())
+        if run is not None:
+            handed = run.hand_over()
+            size = sum(payload.ByteSize() for payload in handed.values())
+            if size > _NEXT_RUN_BYTES:
+                raise PayloadTooLarge(
+                    f"{workflow.info().workflow_id!r} cannot continue as new: its "
+                    f"conversations and attempts take {size:,} bytes compressed; the "
+                    f"limit is {_NEXT_RUN_BYTES:,}"
+                )
+            input.headers = {**input.headers, **handed}
         super().continue_as_new(input)
+
+    async def start_child_workflow(
+        self, input: StartChildWorkflowInput
+    ) -> workflow.ChildWorkflowHandle[Any, Any]:
+        run = run_of(workflow.instance())
+        if run is None:
+            return await super().start_child_workflow(input)
+        header = child_header(run, input.id, input.args)
+        input.headers = {**input.headers, PARENT_HEADER: header}
+        try:
+            handle = await super().start_child_workflow(input)
+        except BaseException:
+            run.budget.child_ended(input.id)
+            raise
+        handle.add_done_callback(lambda _: run.budget.child_ended(input.id))
+        return handle
 
 
 class _Inbound(WorkflowInboundInterceptor):
     def init(self, outbound: WorkflowOutboundInterceptor) -> None:
         super().init(_Outbound(outbound))
 
+    async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+        run, ends = install(), True
+        try:
+            return await super().execute_workflow(input)
+        except workflow.ContinueAsNewError:
+            ends = False
+            raise
+        finally:
+            if ends and workflow.in_workflow():
+                await run.budget.report()
 
-class SnapshotInterceptor(Interceptor):
-    """Worker interceptor that carries the snapshot over continue-as-new."""
+
+class RunInterceptor(Interceptor):
+    """Worker interceptor that carries a run's knowledge and money on."""
 
     def workflow_interceptor_class(
         self, input: WorkflowInterceptorClassInput

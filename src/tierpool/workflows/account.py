@@ -3,92 +3,207 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from decimal import Decimal
 
+from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 from tierpool.budget.cost import cost_usd
+from tierpool.budget.estimate import Quote, input_bytes
 from tierpool.contracts import (
     AgentRequest,
     AgentResult,
     Attempt,
+    Denial,
     FailureDetail,
     Outcome,
+    PartRef,
     Route,
     Usage,
 )
+from tierpool.errors import BudgetDenied
 from tierpool.fleet import FleetSnapshot
 from tierpool.workflows.attempts import failure_of
-from tierpool.workflows.render import shorten
+from tierpool.workflows.budget import Denied, Held
+from tierpool.workflows.render import money, shorten
 from tierpool.workflows.run import RunState
 from tierpool.workflows.stubs import attempt_activity
 
-__all__ = ["perform"]
+__all__ = ["denied", "perform", "quote_of", "reserved"]
+
+
+def quote_of(
+    snapshot: FleetSnapshot,
+    route: Route,
+    texts: Sequence[int],
+    schema: PartRef | None,
+    output_tokens: int,
+) -> Quote:
+    """Say what a call may use, and what that costs at most.
+
+    Args:
+        snapshot: Where the price stands.
+        route: To a model.
+        texts: UTF-8 bytes of the prompt and of each message.
+        schema: Of the reply.
+        output_tokens: What the call asks for.
+    """
+    return Quote(
+        input_bytes=input_bytes(sum(texts), schema.bytes if schema else 0, len(texts)),
+        messages=len(texts),
+        output_tokens=output_tokens,
+        price=snapshot.tiers[route.tier].models[route.fallback].price,
+    )
+
+
+def reserved(request: AgentRequest, held: Held) -> AgentRequest:
+    """Write a reservation into its request; less output shows in the Route."""
+    update: dict[str, object] = {
+        "reserved_usd": held.usd,
+        "input_bytes": held.input_bytes,
+    }
+    if held.output_tokens < request.max_output_tokens:
+        reason = f"{request.route.reason}; output cut to {held.output_tokens} tokens by the budget"
+        cut = {"max_output_tokens": held.output_tokens, "reason": reason}
+        update["max_output_tokens"] = held.output_tokens
+        update["route"] = request.route.model_copy(update=cut)
+    return request.model_copy(update=update)
+
+
+async def denied(run: RunState, role: str, tier: str, denial: Denied) -> BudgetDenied:
+    """Record a denial where people look, and return it as an error to raise.
+
+    The timer puts it into history and into the timeline: nothing else happens.
+    """
+    needs, why = money(denial.needs), denial.why
+    run.deny(Denial(role=role, tier=tier, needs_usd=denial.needs, why=why))
+    summary = shorten(f"denied: {role} · {tier} needs {needs}, {why}", 180)
+    await workflow.sleep(0.001, summary=summary)
+    return BudgetDenied(role, tier, needs, why)
 
 
 async def perform(
-    run: RunState, request: AgentRequest, summary: str, made: list[Attempt]
-) -> AgentResult | FailureDetail:
-    """Make one attempt; record its outcome, usage and cost, also when cancelled."""
+    run: RunState,
+    request: AgentRequest,
+    held: Held | None,
+    summary: str,
+    made: list[Attempt],
+) -> AgentResult | FailureDetail | None:
+    """Make one attempt; record its outcome, usage and cost, also when cancelled.
+
+    The reservation is settled here, whatever happens. None: a pause has broken
+    the attempt off, and it is to be made again.
+    """
+    cancels = _cancels()
+    handle = attempt_activity(request, summary)
+    run.under_way.append(handle)
     last: AgentResult | FailureDetail
-    route = request.route
-    await run.resumed()
     try:
-        last = await attempt_activity(request, summary)
+        last = await handle
     except ActivityError as error:
         if is_cancelled_exception(error):
-            attempt = _attempt(run, request.role, route, Outcome.AMBIGUOUS, None)
-            _record(run, made, attempt.model_copy(update={"note": "cancelled"}))
+            paused = handle in run.broken_off and _cancels() == cancels
+            _cancelled(run, request, held, made, error, paused)
+            if paused:
+                return None
             raise
         last = failure_of(error)
-    if isinstance(last, FailureDetail):
-        attempt = _attempt(run, request.role, route, last.outcome, last.usage)
-        note = last.message
-    else:
-        attempt = _attempt(run, request.role, route, Outcome.BILLED, last.usage)
-        note = last.problem
-    _record(run, made, attempt.model_copy(update={"note": shorten(note, 300)}))
-    _stop_if_cancelled(last)
+    finally:
+        run.under_way.remove(handle)
+        run.broken_off.discard(handle)
+    _settle(run, request, held, made, last)
+    if _cancels() != cancels:
+        # the attempt's own end hides the cancel from the awaiting task
+        raise asyncio.CancelledError
     return last
 
 
-def _stop_if_cancelled(last: AgentResult | FailureDetail) -> None:
-    """Let no further attempt start when a cancel met an attempt that failed.
-
-    The attempt's own failure hides the cancel from the awaiting task.
-    """
+def _cancels() -> tuple[int, bool]:
+    """Count what asks this task, or the whole workflow, to stop."""
     task = asyncio.current_task()
-    settled = isinstance(last, AgentResult) and last.reply is not None
-    if task is not None and task.cancelling() and not settled:
-        raise asyncio.CancelledError
+    return (
+        task.cancelling() if task else 0,
+        workflow.cancellation_reason() is not None,
+    )
 
 
-def _record(run: RunState, made: list[Attempt], attempt: Attempt) -> None:
+def _settle(
+    run: RunState,
+    request: AgentRequest,
+    held: Held | None,
+    made: list[Attempt],
+    last: AgentResult | FailureDetail,
+) -> None:
+    if isinstance(last, FailureDetail):
+        outcome, note = last.outcome, last.message
+    else:
+        outcome, note = Outcome.BILLED, last.problem
+    cost = _cost(run.snapshot, request.route, held, outcome, last.usage)
+    if held is not None and cost > held.usd:
+        above = f"cost {money(cost)}, above its reservation of {money(held.usd)}"
+        note = f"{above}; {note}" if note else above
+        workflow.logger.warning(
+            "cost.above_reservation",
+            extra={"role": request.role, "cost": cost, "reserved": held.usd},
+        )
+    _record(run, request, held, made, outcome, last.usage, cost, note)
+
+
+def _cancelled(
+    run: RunState,
+    request: AgentRequest,
+    held: Held | None,
+    made: list[Attempt],
+    error: ActivityError,
+    paused: bool,
+) -> None:
+    """Charge a cancelled attempt its reservation, unless no worker had started it."""
+    started = bool(error.started_event_id)
+    outcome = Outcome.AMBIGUOUS if started else Outcome.UNBILLED
+    cost = held.usd if held is not None and started else Decimal(0)
+    note = "broken off by a pause" if paused else "cancelled"
+    _record(run, request, held, made, outcome, None, cost, note)
+
+
+def _record(
+    run: RunState,
+    request: AgentRequest,
+    held: Held | None,
+    made: list[Attempt],
+    outcome: Outcome,
+    usage: Usage | None,
+    cost: Decimal,
+    note: str,
+) -> None:
+    if held is not None:
+        run.budget.settle(held, cost)
+    attempt = Attempt(
+        state=run.state,
+        role=request.role,
+        tier=request.route.tier,
+        model=request.route.model,
+        reason=request.route.reason,
+        outcome=outcome,
+        usage=usage,
+        reserved_usd=held.usd if held is not None else None,
+        cost_usd=cost,
+        note=shorten(note, 300),
+    )
     made.append(attempt)
     run.record(attempt)
 
 
-def _attempt(
-    run: RunState, role: str, route: Route, outcome: Outcome, usage: Usage | None
-) -> Attempt:
-    return Attempt(
-        state=run.state,
-        role=role,
-        tier=route.tier,
-        model=route.model,
-        reason=route.reason,
-        outcome=outcome,
-        usage=usage,
-        cost_usd=_cost(run.snapshot, route, outcome, usage),
-    )
-
-
 def _cost(
-    snapshot: FleetSnapshot, route: Route, outcome: Outcome, usage: Usage | None
-) -> Decimal | None:
-    """Price an attempt; None where nobody knows what it cost."""
-    if outcome is Outcome.UNBILLED or not route.model:
+    snapshot: FleetSnapshot,
+    route: Route,
+    held: Held | None,
+    outcome: Outcome,
+    usage: Usage | None,
+) -> Decimal:
+    """Say what an attempt is charged; what nobody knows costs its reservation."""
+    if outcome is Outcome.UNBILLED or held is None:
         return Decimal(0)
     if usage is None:
-        return None
+        return held.usd
     return cost_usd(usage, snapshot.tiers[route.tier].models[route.fallback].price)

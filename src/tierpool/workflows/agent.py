@@ -9,10 +9,12 @@ from typing import TypeVar, overload
 from pydantic import BaseModel
 
 from tierpool.blueprint import Reply
-from tierpool.contracts import Attempt, RouteRequest, WorkItem
-from tierpool.workflows.call import Call, Typed
+from tierpool.contracts import Attempt, Speaker, WorkItem
+from tierpool.replies import reply_text
+from tierpool.workflows.call import Call, Typed, make_call
+from tierpool.workflows.handlers import run_state
 from tierpool.workflows.render import AgentInput, render_for_model, render_for_tool
-from tierpool.workflows.run import run_state
+from tierpool.workflows.threads import Thread
 
 __all__ = ["Refusal", "call_agent"]
 
@@ -95,8 +97,12 @@ async def call_agent(
         attempts: A list to which this call's attempts are added, with their
             tiers, usage and cost.
 
+    A role with `conversation: true` keeps its messages over its calls: each one
+    sends what is new.
+
     Raises:
         AgentCallFailed: when no attempt gave a usable reply.
+        BudgetDenied: when the budget does not pay for it (an AgentCallFailed).
         NoTierAbove: when `refusal` asks for more than the role's highest tier.
         UnknownName: for a role that the fleet does not have.
     """
@@ -104,23 +110,45 @@ async def call_agent(
     snapshot = await run.open()
     spec = snapshot.role(role)
     made: list[Attempt] = [] if attempts is None else attempts
+    above, why = (refusal.above, refusal.reason) if refusal else (None, "")
+    if spec.type == "llm" and spec.conversation:
+        async with run.lock(role):
+            thread = run.thread(role)
+            for who, text in _turns(thread, item, input, last_reply or {}, refusal):
+                thread.add(who, text)
+            call = Call(run, snapshot, role, output, made, thread.unanswered(), thread)
+            return await make_call(call, tier=tier, above=above, why=why)
     render = render_for_model if spec.type == "llm" else render_for_tool
-    messages = [render(item, input, last_reply or {})]
+    messages: list[tuple[Speaker, str]] = [
+        ("user", render(item, input, last_reply or {}))
+    ]
     if refusal is not None:
-        messages += [json.dumps(refusal.reply, ensure_ascii=False), _refused(refusal)]
+        messages += _refused_turns(refusal)
     call = Call(run, snapshot, role, output, made, messages)
-    if spec.type == "human":
-        return await call.ask_human()
-    return await call.reply(
-        RouteRequest(
-            role=role,
-            fleet=run.packed,
-            text=messages[0],
-            wanted=tier,
-            above=refusal.above if refusal else None,
-            why=refusal.reason if refusal else "",
-        )
-    )
+    return await make_call(call, tier=tier, above=above, why=why)
+
+
+def _turns(
+    thread: Thread,
+    item: WorkItem | None,
+    input: AgentInput,
+    last: Reply,
+    refusal: Refusal | None,
+) -> list[tuple[Speaker, str]]:
+    """Say only what the conversation does not have yet."""
+    if refusal is not None and thread.messages:
+        return _refused_turns(refusal)[1:]
+    seen = {("assistant", reply_text(last, schema)) for schema in (False, True)}
+    if thread.messages and thread.messages[-1] in seen:
+        last = {}
+    text = render_for_model(None if thread.messages else item, input, last)
+    turns: list[tuple[Speaker, str]] = [("user", text or "Go on.")]
+    return turns + (_refused_turns(refusal) if refusal else [])
+
+
+def _refused_turns(refusal: Refusal) -> list[tuple[Speaker, str]]:
+    reply = json.dumps(refusal.reply, ensure_ascii=False)
+    return [("assistant", reply), ("user", _refused(refusal))]
 
 
 def _refused(refusal: Refusal) -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "Next",
     "Progress",
     "Repair",
+    "Reserve",
     "Wait",
     "backoff",
     "decide",
@@ -70,6 +71,13 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserve:
+    """Reserve for more bytes than were estimated, then make the attempt again."""
+
+    input_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Escalate:
     """Try the next tier."""
 
@@ -90,7 +98,7 @@ class GiveUp:
     reason: str
 
 
-Next: TypeAlias = Done | Wait | Repair | Escalate | Failover | GiveUp
+Next: TypeAlias = Done | Wait | Repair | Reserve | Escalate | Failover | GiveUp
 
 
 @dataclass
@@ -103,6 +111,8 @@ class Progress:
     unbilled: int = 0
     repaired: bool = False
     """One repair for each tier."""
+    reserved_anew: bool = False
+    """The worker's count has corrected the estimate once."""
     fallbacks_left: int = 0
     turned_away: int = 0
     """Unbilled attempts in a row on this model."""
@@ -115,6 +125,11 @@ class Progress:
         else:
             self.paid += 1
             self.turned_away = 0
+
+    def failed_over(self) -> None:
+        """Go on with the next model of the tier."""
+        self.fallbacks_left -= 1
+        self.turned_away = 0
 
     @property
     def exhausted(self) -> str:
@@ -149,18 +164,30 @@ def decide(
         if progress.repaired:
             return Escalate(f"no valid reply: {last.problem}")
         return Repair(last.text, last.problem)
-    if last.next is NextStep.FAIL:
+    if last.next is NextStep.FAIL or _reserved_in_vain(progress, last):
         return GiveUp(last.message)
     if progress.exhausted:
         return GiveUp(f"{last.message} ({progress.exhausted})")
+    if last.next is NextStep.RESERVE:
+        return Reserve(last.input_bytes)
     if last.next is NextStep.ESCALATE:
         return Escalate(last.message)
+    return _again(progress, last, jitter)
+
+
+def _again(progress: Progress, last: FailureDetail, jitter: float) -> Next:
+    """Say with which model, and when, the same attempt is made again."""
     if progress.fallbacks_left and _unavailable(progress, last):
         return Failover(last.message)
     if last.next is NextStep.FAILOVER and last.retry_after is None:
         return GiveUp(f"{last.message} (no fallback is left)")
     tries = progress.unbilled + progress.paid
     return Wait(last.retry_after or backoff(tries, jitter), last.message)
+
+
+def _reserved_in_vain(progress: Progress, last: FailureDetail) -> bool:
+    """Tell whether a second estimate was too low as well: then something is wrong."""
+    return last.next is NextStep.RESERVE and progress.reserved_anew
 
 
 def _unavailable(progress: Progress, last: FailureDetail) -> bool:

@@ -7,7 +7,7 @@ timers, so a wait holds no slot.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeAlias, cast
 
@@ -15,32 +15,38 @@ from pydantic import BaseModel, ValidationError
 from temporalio import workflow
 
 from tierpool.blueprint import Reply
+from tierpool.budget.estimate import Quote
 from tierpool.contracts import (
     AgentRequest,
     AgentResult,
     Attempt,
+    ConversationRef,
     FailureDetail,
     Message,
     Outcome,
     PartRef,
     Route,
     RouteRequest,
+    Speaker,
 )
 from tierpool.errors import AgentCallFailed, NoTierAbove
 from tierpool.fleet import FleetSnapshot, RoleSnapshot
-from tierpool.replies import validate_reply
+from tierpool.replies import reply_text, validate_reply
 from tierpool.workflows import attempts as step
-from tierpool.workflows.account import perform
+from tierpool.workflows.account import denied, perform, quote_of, reserved
+from tierpool.workflows.budget import Denied, Held
 from tierpool.workflows.render import (
     attempt_summary,
     decision_hint,
     escape_markdown,
+    money,
     shorten,
 )
 from tierpool.workflows.routes import route_for
 from tierpool.workflows.run import RunState
+from tierpool.workflows.threads import Thread
 
-__all__ = ["Call", "Output", "Typed"]
+__all__ = ["Call", "Output", "Typed", "make_call"]
 
 Output: TypeAlias = type[BaseModel] | type[str] | None
 Typed: TypeAlias = BaseModel | str | Reply
@@ -62,14 +68,24 @@ class Call:
     role: str
     output: Output
     made: list[Attempt]
-    messages: list[str]
-    """User's and assistant's messages in turn; the first is the user's."""
+    messages: list[tuple[Speaker, str]]
+    """What is new to the model."""
+    thread: Thread | None = None
+    """The conversation that `messages` are the end of."""
+    lowest: int = 0
+    """Position of the lowest tier that this call may be downgraded to."""
     tries: int = 0
     kept: list[PartRef] = field(default_factory=list)
+    repairs: list[tuple[Speaker, str]] = field(default_factory=list)
+    """Invalid replies and what is wrong with them."""
+    counted: int = 0
+    """Bytes that a worker has counted, where the estimate was too low."""
 
     def __post_init__(self) -> None:
         self.spec: RoleSnapshot = self.snapshot.role(self.role)
         self.schema = self._schema()
+        self.whole = self.thread.ref() if self.thread else None
+        self.seen = self.thread.seen() if self.thread else None
 
     def _schema(self) -> PartRef | None:
         if self.output is None:
@@ -91,9 +107,13 @@ class Call:
             AgentCallFailed: when no attempt gave a usable reply.
         """
         try:
-            return await self._attempts(await route_for(self.run, request, self.made))
+            route = await route_for(self.run, request, self.made)
+            reply = await self._attempts(route)
         finally:
             self.run.forget(self.kept)
+        if self.thread is not None:
+            self.thread.reply(reply_text(reply, self.schema is not None))
+        return self._typed(reply)
 
     async def ask_human(self) -> Typed:
         """Wait for the `decide` update.
@@ -112,46 +132,103 @@ class Call:
             self.run.forget(self.kept)
         return self._typed(reply)
 
-    async def _attempts(self, route: Route) -> Typed:
+    async def _attempts(self, route: Route) -> Reply:
         progress = self._progress(route, paid=0)
         while True:
-            last = await self._attempt(route, progress)
+            request, held = await self._reserve(route)
+            if request.route.tier != route.tier:  # downgraded
+                progress = self._progress(request.route, paid=progress.paid)
+            route = request.route.model_copy(update={"max_output_tokens": 0})
+            last = await self._attempt(request, held, progress)
+            if last is None:
+                continue
             decision = step.decide(progress, last, workflow.random().random())
             match decision:
                 case step.Done(reply):
-                    return self._typed(reply)
+                    return reply
                 case step.GiveUp(reason):
                     raise AgentCallFailed(self.role, reason, attempts=self.tries)
-                case step.Wait(delay, reason):
-                    await self._sleep(delay, reason, route)
-                case step.Repair(text, problem):
-                    progress.repaired = True
-                    self.messages += [text or "(no text)", _invalid(problem)]
                 case step.Failover(reason):
-                    reason = f"failover: {shorten(reason, 80)}"
-                    route = self.snapshot.route_to(
-                        route.tier, reason, route.fallback + 1
-                    )
-                    progress.fallbacks_left -= 1
-                    progress.turned_away = 0
+                    route = self._fail_over(route, reason)
+                    progress.failed_over()
                 case step.Escalate(reason):
                     route = await self._escalate(route, reason)
                     progress = self._progress(route, paid=progress.paid)
+                case _:
+                    await self._same_again(decision, route, progress)
+
+    async def _same_again(
+        self,
+        decision: step.Wait | step.Reserve | step.Repair,
+        route: Route,
+        progress: step.Progress,
+    ) -> None:
+        """Do what has to be done before the next attempt on the same model."""
+        match decision:
+            case step.Wait(delay, reason):
+                await self._sleep(delay, reason, route)
+            case step.Reserve(counted):
+                progress.reserved_anew, self.counted = True, counted
+            case step.Repair(text, problem):
+                progress.repaired = True
+                self.repairs.append(("assistant", text or "(no text)"))
+                self.repairs.append(("user", _invalid(problem)))
+
+    async def _reserve(self, route: Route) -> tuple[AgentRequest, Held | None]:
+        """Take the money for the next attempt, on a cheaper tier if need be.
+
+        Raises:
+            BudgetDenied: if there is not enough for any tier that is open to it.
+        """
+        self.tries += 1
+        asked = route
+        while True:
+            if not route.model:
+                await self.run.resumed()
+                return self._request(route), None
+            quote = self._quote(route)
+            held = await self.run.budget.reserve(quote)
+            if isinstance(held, Held):
+                return reserved(self._request(route), held), held
+            cheaper = self._cheaper(route, held)
+            if cheaper is not None:
+                route = cheaper
+                continue
+            with self.run.waits_for(_waits_for_raise(self.role, route, held)):
+                raised = await self.run.budget.raised(quote)
+            if not raised:
+                raise await denied(self.run, self.role, route.tier, held)
+            route = asked
+
+    def _cheaper(self, route: Route, denial: Denied) -> Route | None:
+        """Return the route to the next lower tier that the role may use."""
+        below = list(self.snapshot.tiers).index(route.tier) - 1
+        if below < self.lowest or self.snapshot.fixed_route(self.role) is not None:
+            return None
+        reason = f"downgraded from {route.tier}: {shorten(denial.why, 80)}"
+        return self.snapshot.route_to(list(self.snapshot.tiers)[below], reason)
 
     async def _attempt(
-        self, route: Route, progress: step.Progress
-    ) -> AgentResult | FailureDetail:
-        self.tries += 1
+        self, request: AgentRequest, held: Held | None, progress: step.Progress
+    ) -> AgentResult | FailureDetail | None:
+        route = request.route
         if self.run.on_attempt is not None:
             self.run.on_attempt(self.role, route.tier)
         note = "repair of an invalid reply" if progress.repaired else ""
-        summary = attempt_summary(self.role, route, note, self.tries)
-        last = await perform(self.run, self._request(route), summary, self.made)
+        usd = held.usd if held else None
+        summary = attempt_summary(self.role, route, note, self.tries, usd)
+        last = await perform(self.run, request, held, summary, self.made)
+        if last is None:
+            return None
         if isinstance(last, FailureDetail):
             progress.count(last.outcome)
             return last
         progress.count(Outcome.BILLED)
         return self._checked(last)
+
+    def _fail_over(self, route: Route, reason: str) -> Route:
+        reason = f"failover: {shorten(reason, 80)}"
+        return self.snapshot.route_to(route.tier, reason, route.fallback + 1)
 
     def _progress(self, route: Route, paid: int) -> step.Progress:
         tier = self.snapshot.tiers.get(route.tier)
@@ -166,17 +243,36 @@ class Call:
         request = RouteRequest(
             role=self.role, fleet=self.run.packed, above=route.tier, why=reason
         )
+        self.lowest = list(self.snapshot.tiers).index(route.tier) + 1
         try:
             return await route_for(self.run, request, self.made)
         except NoTierAbove:
             raise failed from None
 
+    def _quote(self, route: Route) -> Quote:
+        texts = [len(t.encode(errors="surrogatepass")) for _, t in self.repairs]
+        if self.whole is not None:
+            texts += [self.whole.bytes, *[0] * (self.whole.length - 1)]
+        else:
+            texts += [len(t.encode(errors="surrogatepass")) for _, t in self.messages]
+        texts.append(self.spec.prompt.bytes if self.spec.prompt else 0)
+        limit = self._limit(route)
+        quote = quote_of(self.snapshot, route, texts, self.schema, limit)
+        return replace(quote, input_bytes=max(quote.input_bytes, self.counted))
+
+    def _limit(self, route: Route) -> int:
+        """Return the output tokens that the role may have on a tier."""
+        limit = self.snapshot.tiers[route.tier].max_output_tokens
+        return min(self.spec.max_output_tokens or limit, limit)
+
     def _request(self, route: Route) -> AgentRequest:
+        conversation, messages = self._wire_messages()
         shared: dict[str, Any] = {
             "role": self.role,
             "item_id": self.run.item_id,
             "route": route,
-            "messages": self._wire_messages(),
+            "conversation": conversation,
+            "messages": messages,
             "output": self.schema,
             "attempt": self.tries,
         }
@@ -190,27 +286,36 @@ class Call:
             )
         tier = self.snapshot.tiers[route.tier]
         model = tier.models[route.fallback]
-        limit = tier.max_output_tokens
         return AgentRequest(
             **shared,
             prompt=self.spec.prompt,
-            max_output_tokens=min(self.spec.max_output_tokens or limit, limit),
+            max_output_tokens=self._limit(route),
             temperature=tier.temperature,
             base_url=model.base_url,
             api_key_env=model.api_key_env,
             timeout=self.spec.timeout or tier.timeout,
         )
 
-    def _wire_messages(self) -> tuple[Message, ...]:
-        """Send each text once; later attempts refer to it."""
-        limit = INLINE_BYTES if self.tries == 1 else _REFER_BYTES
-        return tuple(
-            self._wire(text, "assistant" if index % 2 else "user", limit)
-            for index, text in enumerate(self.messages)
+    def _wire_messages(self) -> tuple[ConversationRef | None, tuple[Message, ...]]:
+        """Send each text once; later attempts refer to it.
+
+        In a conversation, what is not sent is covered by the reference.
+        """
+        first = self.tries == 1
+        new = [*self.messages, *self.repairs]
+        if self.whole is None:
+            limit = INLINE_BYTES if first else _REFER_BYTES
+            return None, tuple(self._wire(who, text, limit) for who, text in new)
+        size = self.whole.bytes - (self.seen.bytes if self.seen else 0)
+        if first and size <= INLINE_BYTES and self.run.room_for(size):
+            return self.seen, tuple(Message(role=w, text=text) for w, text in new)
+        return self.whole, tuple(
+            self._wire(who, text, _REFER_BYTES) for who, text in self.repairs
         )
 
-    def _wire(self, text: str, who: Any, limit: int) -> Message:
-        if len(text) <= limit and len(text.encode()) <= limit:
+    def _wire(self, who: Speaker, text: str, limit: int) -> Message:
+        size = len(text.encode(errors="surrogatepass"))
+        if size <= limit and self.run.room_for(size):
             return Message(role=who, text=text)
         return Message(role=who, part=self._keep(text))
 
@@ -256,6 +361,50 @@ class Call:
             text = reply.get("text")
             return text if isinstance(text, str) else json.dumps(reply)
         return cast(type[BaseModel], self.output).model_validate(reply)
+
+
+async def make_call(
+    call: Call, *, tier: str | None = None, above: str | None = None, why: str = ""
+) -> Typed:
+    """Let a call come to its end.
+
+    Args:
+        call: The role and what it reads.
+        tier: What the caller asks for.
+        above: Escalation: a tier above this one.
+        why: Reason of the escalation.
+
+    Raises:
+        AgentCallFailed: when no attempt gave a usable reply.
+    """
+    if call.spec.type == "human":
+        return await call.ask_human()
+    names = list(call.snapshot.tiers)
+    if above is not None:
+        call.lowest = names.index(above) + 1
+    elif tier in names:
+        call.lowest = names.index(tier)
+    elif call.spec.tier.min:
+        call.lowest = names.index(call.spec.tier.min)
+    text = next((text for who, text in call.messages if who == "user"), "")
+    request = RouteRequest(
+        role=call.role,
+        fleet=call.run.packed,
+        text=text,
+        wanted=tier,
+        above=above,
+        why=why,
+    )
+    return await call.reply(request)
+
+
+def _waits_for_raise(role: str, route: Route, denial: Denied) -> str:
+    """Say, as Markdown, that only a higher budget helps."""
+    call = escape_markdown(f"{role} · {route.tier}")
+    return (
+        f"the budget does not pay for {call}: it needs {money(denial.needs)}, "
+        f"{escape_markdown(denial.why)}; send the update `raise_budget`"
+    )
 
 
 def _invalid(problem: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from pydantic import JsonValue
 from temporalio import workflow
 from temporalio.common import RawValue, SearchAttributeKey
 from temporalio.exceptions import (
@@ -25,14 +26,14 @@ from tierpool import telemetry
 from tierpool.blueprint import Reply
 from tierpool.contracts import (
     Attempt,
+    ConversationChunk,
+    ConversationRequest,
     FlowCarry,
     FlowResult,
     FlowStart,
     HumanDecision,
     ItemCosts,
     ItemStatus,
-    PartChunk,
-    PartRequest,
 )
 from tierpool.errors import NoTierAbove, TierpoolError
 from tierpool.fleet import FleetSnapshot
@@ -47,7 +48,9 @@ from tierpool.flow import (
     refusal,
 )
 from tierpool.workflows.agent import Refusal, call_agent
+from tierpool.workflows.handlers import check_raise
 from tierpool.workflows.run import RunState, attach
+from tierpool.workflows.threads import chunk_of
 
 __all__ = ["FlowWorkflow"]
 
@@ -85,8 +88,7 @@ class FlowWorkflow:
         self._run = RunState(
             packed=self._start.fleet,
             item_id=self._start.item.id,
-            attempts=list(carried.attempts),
-            paused=carried.paused,
+            own_budget=self._start.budget_usd,
             on_attempt=self._show,
         )
         attach(self, self._run)
@@ -257,13 +259,13 @@ class FlowWorkflow:
             state=self._state,
             last_reply=self._reply,
             taken=dict(self._taken),
-            attempts=tuple(self._run.attempts),
             path=tuple(self._path),
-            paused=self._run.paused,
         )
         start = self._start.model_copy(update={"carried": carried})
+        size = workflow.payload_converter().to_payload(start).ByteSize()
+        size += sum(p.ByteSize() for p in self._run.hand_over().values())
         # a next run that does not fit would fail its workflow task for ever
-        if workflow.payload_converter().to_payload(start).ByteSize() <= _START_BYTES:
+        if size <= _START_BYTES:
             workflow.continue_as_new(start)
 
     def _result(self) -> FlowResult:
@@ -273,10 +275,11 @@ class FlowWorkflow:
             state=self._state,
             reason=self._reason,
             reply=self._reply,
-            attempts=len(costs.attempts),
+            attempts=costs.made,
             usage=costs.usage,
             cost_usd=costs.cost_usd,
             unknown_cost_attempts=costs.unknown_cost_attempts,
+            budget_usd=costs.budget_usd,
             path=tuple(self._path),
         )
 
@@ -295,8 +298,9 @@ class FlowWorkflow:
             paused=self._run.paused,
             terminal=not self._flow.leaving(self._state),
             waiting_for=next(iter(self._run.decisions.waiting), ""),
-            attempts=len(costs.attempts),
+            attempts=costs.made,
             cost_usd=costs.cost_usd,
+            budget_usd=costs.budget_usd,
         )
 
     @workflow.query(description="Every attempt with its usage and cost")
@@ -304,12 +308,12 @@ class FlowWorkflow:
         """Answer the `costs` query."""
         return self._run.costs()
 
-    @workflow.query(
-        name="tierpool_part", description="Internal: texts that activities fetch"
-    )
-    def part(self, request: PartRequest) -> PartChunk:
-        """Answer an activity that lacks a prompt or a message."""
-        return self._run.part(request)
+    @workflow.query(description="Messages of the roles that keep a conversation")
+    def conversation(
+        self, request: ConversationRequest | None = None
+    ) -> ConversationChunk:
+        """Answer the `conversation` query."""
+        return chunk_of(self._run.threads, request or ConversationRequest())
 
     @workflow.update(
         description='Reply for the human role that waits: {"reply": {…}, "by": "name"}'
@@ -331,10 +335,31 @@ class FlowWorkflow:
         if self._walking is not None:
             self._walking.cancel()
 
-    @workflow.update(description="Start nothing new until resumed")
-    def pause(self) -> None:
-        """Let the attempt under way finish and start no other."""
-        self._run.paused = True
+    @workflow.update(
+        description='Break off what is under way and start nothing; "finish" lets it end'
+    )
+    def pause(self, mode: str = "abort") -> None:
+        """Stop the spending: what is broken off is charged and made again later."""
+        self._run.pause(abort=mode == "abort")
+
+    @pause.validator
+    def _check_pause(self, mode: str = "abort") -> None:
+        if mode not in ("abort", "finish"):
+            raise ApplicationError(
+                f'{mode!r} is no way to pause; known: "abort", "finish"',
+                type="UnknownName",
+                non_retryable=True,
+            )
+
+    @workflow.update(description='Raise the budget; data: the new total, as "2.50" USD')
+    def raise_budget(self, usd: JsonValue) -> None:
+        """Let the item spend more."""
+        self._run.budget.raise_to(check_raise(self._run, usd))
+        self._run.show()
+
+    @raise_budget.validator
+    def _check_raise(self, usd: JsonValue) -> None:
+        check_raise(self._run, usd)
 
     @workflow.update(description="Go on after a pause")
     def resume(self) -> None:

@@ -79,10 +79,17 @@ def render_for_tool(item: WorkItem | None, value: AgentInput, last: Reply) -> st
     return json.dumps(to_jsonable_python(body), ensure_ascii=False)
 
 
-def attempt_summary(role: str, route: Route, note: str = "", attempt: int = 1) -> str:
-    """Write an activity's summary, such as `reviewer · premium · fixed by the role`."""
+def attempt_summary(
+    role: str,
+    route: Route,
+    note: str = "",
+    attempt: int = 1,
+    reserved: Decimal | None = None,
+) -> str:
+    """Write an activity's summary: `reviewer · premium · ≤ $0.02 · fixed by the role`."""
     again = f"attempt {attempt}" if attempt > 1 else ""
-    parts = [role, route.tier, again, note or route.reason]
+    most = f"≤ {money(reserved)}" if reserved else ""
+    parts = [role, route.tier, again, most, note or route.reason]
     text = " · ".join(part for part in parts if part)
     while len(text.encode()) > _SUMMARY_BYTES:
         text = text[:-9] + "…"
@@ -92,7 +99,7 @@ def attempt_summary(role: str, route: Route, note: str = "", attempt: int = 1) -
 def money(amount: Decimal | None) -> str:
     """Show USD for people: four decimals, or three digits of what is smaller."""
     if amount is None:
-        return "unknown"
+        return "no limit"
     if not amount:
         return "$0"
     digits = max(4, 2 - amount.adjusted())
@@ -125,24 +132,37 @@ def _wanted(spec: JsonValue) -> str:
 
 
 def details_table(
-    state: str, attempts: Sequence[Attempt], waits: Sequence[str] = ()
+    state: str,
+    attempts: Sequence[Attempt],
+    notes: Sequence[str] = (),
+    *,
+    earlier: int = 0,
+    spent: str = "$0",
 ) -> str:
     """Write where an item is, what it waits for, and its calls, the newest last.
 
     The reason comes last in the table: where the page is narrow, the end of a
-    row is cut off. `waits` is Markdown already.
+    row is cut off.
+
+    Args:
+        state: State of the flow; empty outside flows.
+        attempts: What was tried, the newest last.
+        notes: What is waited for or was denied, as Markdown.
+        earlier: Attempts before these.
+        spent: What the item was charged, and of what.
     """
-    known = sum((a.cost_usd for a in attempts if a.cost_usd is not None), Decimal(0))
-    unknown = sum(a.cost_usd is None for a in attempts)
+    made = earlier + len(attempts)
+    unknown = sum(a.at_reservation for a in attempts)
     parts = [
         f"**{escape_markdown(state) or 'calls'}**",
-        f"{len(attempts)} attempt{'' if len(attempts) == 1 else 's'}",
-        money(known) + (f" + {unknown} unknown" if unknown else ""),
+        f"{made} attempt{'' if made == 1 else 's'}",
+        spent + (f", {unknown} at the reservation" if unknown else ""),
     ]
     first = max(0, len(attempts) - _TABLE_ROWS)
-    if first:
-        parts.append(f"without the first {first}, which the query `costs` has")
-    lines = [" · ".join(parts), *(f"\n{wait}" for wait in waits)]
+    if first or earlier:
+        left_out = first + earlier
+        parts.append(f"without the first {left_out}, which the query `costs` has")
+    lines = [" · ".join(parts), *(f"\n{note}" for note in notes)]
     if attempts:
         lines += ["", _HEAD, "|---|---|---|---:|---:|---|"]
     return "\n".join(lines + [_row(attempt) for attempt in attempts[first:]])
@@ -157,7 +177,7 @@ def _row(attempt: Attempt) -> str:
             _cell(attempt.state),
             _cell(attempt.role),
             _cell(attempt.tier),
-            money(attempt.cost_usd),
+            ("≤ " if attempt.at_reservation else "") + money(attempt.cost_usd),
             tokens,
             _cell(reason),
         ]

@@ -29,7 +29,8 @@ from tierpool.contracts import (
 )
 from tierpool.errors import AgentCallFailed, NoTierAbove
 from tierpool.fleet import FleetSnapshot
-from tierpool.workflows.account import perform
+from tierpool.workflows.account import perform, quote_of, reserved
+from tierpool.workflows.budget import Denied
 from tierpool.workflows.render import attempt_summary, shorten
 from tierpool.workflows.run import RunState
 from tierpool.workflows.stubs import route_activity
@@ -86,6 +87,12 @@ async def _classify(
     """Ask the LLM classifier: one ordinary, paid attempt; no answer is an answer."""
     prompt, schema = run.keep(asked.ask_prompt), run.keep(asked.ask_schema)
     tier = run.snapshot.tiers[route.tier]
+    limit = min(_CLASSIFIER_TOKENS, tier.max_output_tokens)
+    texts = [prompt.bytes, len(asked.ask_text.encode(errors="surrogatepass"))]
+    held = await run.budget.reserve(quote_of(run.snapshot, route, texts, schema, limit))
+    if isinstance(held, Denied):
+        run.forget([prompt, schema])
+        return {"classifier_failed": f"budget: {shorten(held.why, 60)}"}
     model = tier.models[route.fallback]
     request = AgentRequest(
         role=CLASSIFIER_ROLE,
@@ -94,18 +101,19 @@ async def _classify(
         messages=(Message(role="user", text=asked.ask_text),),
         prompt=prompt,
         output=schema,
-        max_output_tokens=min(_CLASSIFIER_TOKENS, tier.max_output_tokens),
+        max_output_tokens=limit,
         temperature=tier.temperature,  # reasoning models refuse any but their own
         base_url=model.base_url,
         api_key_env=model.api_key_env,
         timeout=min(tier.timeout, _CLASSIFIER_TIMEOUT),
     )
+    summary = attempt_summary(CLASSIFIER_ROLE, route, f"for {role}", reserved=held.usd)
     try:
-        last = await perform(
-            run, request, attempt_summary(CLASSIFIER_ROLE, route, f"for {role}"), made
-        )
+        last = await perform(run, reserved(request, held), held, summary, made)
     finally:
         run.forget([prompt, schema])
+    if last is None:
+        return {"classifier_failed": "broken off by a pause"}
     if isinstance(last, FailureDetail):
         return {"classifier_failed": shorten(last.message, 80)}
     if last.reply is None:

@@ -11,9 +11,15 @@ from datetime import timedelta
 from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 
-from tierpool.contracts import AgentRequest, AgentResult, RouteAnswer, RouteRequest
+from tierpool.contracts import (
+    AgentRequest,
+    AgentResult,
+    RouteAnswer,
+    RouteRequest,
+    Spent,
+)
 
-__all__ = ["attempt_activity", "fleet_activity", "route_activity"]
+__all__ = ["attempt_activity", "fleet_activity", "route_activity", "spent_activity"]
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=5)
 """A lost worker is noticed this long after its last heartbeat."""
@@ -33,6 +39,11 @@ async def _route(request: RouteRequest) -> RouteAnswer:
 @activity.defn(name="tierpool_fleet")
 async def _fleet() -> str:
     raise NotImplementedError
+
+
+@activity.defn(name="tierpool_spent")
+async def _spent(run_id: str) -> Spent:
+    raise NotImplementedError(run_id)
 
 
 async def route_activity(request: RouteRequest, summary: str) -> RouteAnswer:
@@ -56,13 +67,26 @@ async def fleet_activity() -> str:
     )
 
 
-async def attempt_activity(request: AgentRequest, summary: str) -> AgentResult:
-    """Make one attempt: one activity, one payment, never retried by the server.
+async def spent_activity(run_id: str) -> Spent:
+    """Ask the run that a reset has ended what it spent."""
+    return await workflow.execute_local_activity(
+        _spent,
+        run_id,
+        start_to_close_timeout=timedelta(seconds=20),
+        retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+        summary="what was spent before the reset",
+    )
+
+
+def attempt_activity(
+    request: AgentRequest, summary: str
+) -> workflow.ActivityHandle[AgentResult]:
+    """Start one attempt: one activity, one payment, never retried by the server.
 
     The activity's type is the role, so that timelines and metrics speak of
     roles. Cancelling waits until the provider's connection is closed.
     """
-    result: AgentResult = await workflow.execute_activity(
+    return workflow.start_activity(
         request.role,
         _shortened(request),
         task_queue=request.route.queue,
@@ -73,7 +97,6 @@ async def attempt_activity(request: AgentRequest, summary: str) -> AgentResult:
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=summary,
     )
-    return result
 
 
 def _shortened(request: AgentRequest) -> AgentRequest:

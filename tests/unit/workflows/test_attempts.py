@@ -64,6 +64,16 @@ INVALID = AgentResult(problem="not JSON", text="hm")
             failure(NextStep.FAILOVER, retry_after=9),
             {"unbilled": 1},
         ),
+        (
+            step.Reserve(9_001),
+            failure(NextStep.RESERVE, input_bytes=9_001),
+            {"unbilled": 1, "fallbacks_left": 1},
+        ),
+        (
+            step.GiveUp("it failed"),
+            failure(NextStep.RESERVE, input_bytes=9_002),
+            {"unbilled": 2, "reserved_anew": True, "fallbacks_left": 1},
+        ),
     ],
 )  # fmt: skip
 def test_every_outcome_has_one_next_step(
@@ -92,6 +102,62 @@ def test_unbilled_attempts_are_bounded_too() -> None:
 
     assert isinstance(decision, step.GiveUp)
     assert "turned away" in decision.reason
+
+
+def test_low_estimate_is_no_way_around_the_bounds() -> None:
+    """An attempt that was the last one is not made again with more money."""
+    decision = step.decide(
+        progress(unbilled=step.UNBILLED_ATTEMPTS),
+        failure(NextStep.RESERVE, input_bytes=9_001),
+        jitter=0.0,
+    )
+
+    assert isinstance(decision, step.GiveUp)
+    assert "turned away" in decision.reason
+
+
+OUTCOMES = st.one_of(
+    st.just(INVALID),
+    st.builds(
+        failure,
+        st.sampled_from(NextStep),
+        st.sampled_from(Outcome),
+        retry_after=st.none() | st.floats(0, 10_000),
+        input_bytes=st.integers(0, 10_000),
+    ),
+)
+
+
+@given(
+    max_paid=st.integers(1, 5),
+    fallbacks=st.integers(0, 3),
+    data=st.data(),
+)
+def test_no_order_of_failures_goes_on_for_ever(
+    max_paid: int, fallbacks: int, data: st.DataObject
+) -> None:
+    """Attempts on a tier are bounded; the estimate is corrected once, a reply repaired once."""
+    made = step.Progress(max_paid, fallbacks_left=fallbacks)
+    seen: list[step.Next] = []
+
+    while not seen or not isinstance(seen[-1], step.GiveUp | step.Escalate):
+        last = data.draw(OUTCOMES)
+        billed = isinstance(last, AgentResult)
+        made.count(Outcome.BILLED if billed else last.outcome)
+        seen.append(step.decide(made, last, jitter=0.0))
+        match seen[-1]:
+            case step.Failover():
+                made.failed_over()
+            case step.Repair():
+                made.repaired = True
+            case step.Reserve():
+                made.reserved_anew = True
+
+    assert made.paid <= max_paid
+    assert made.unbilled <= step.UNBILLED_ATTEMPTS
+    assert 1 >= sum(isinstance(next, step.Reserve) for next in seen)
+    assert 1 >= sum(isinstance(next, step.Repair) for next in seen)
+    assert fallbacks >= sum(isinstance(next, step.Failover) for next in seen)
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1))

@@ -54,11 +54,16 @@ def test_small_amounts_keep_three_digits(amount: str, shown: str) -> None:
 
 
 def test_an_unknown_cost_is_not_zero() -> None:
-    """Neither a row nor the sum takes an unknown cost for nothing."""
-    table = details_table("in_review", [attempt(), attempt(cost_usd=None)])
+    """A row and the sum say which cost is a reservation, for want of usage."""
+    unknown = attempt(
+        usage=None, reserved_usd=Decimal("0.25"), cost_usd=Decimal("0.25")
+    )
 
-    assert "2 attempts · $0.000538 + 1 unknown" in table.splitlines()[0]
-    assert "unknown" in cells(table)[1]
+    table = details_table("in_review", [attempt(), unknown], spent="$0.2505 of $1")
+
+    first = table.splitlines()[0]
+    assert "2 attempts · $0.2505 of $1, 1 at the reservation" in first
+    assert "≤ $0.25" in cells(table)[1]
 
 
 def test_a_row_has_what_a_person_asks_for() -> None:

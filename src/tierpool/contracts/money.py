@@ -1,0 +1,160 @@
+"""Payloads about the budget of a workflow: of its children, of its activities.
+
+A child draws from its parent by signals, an activity from its workflow by
+updates. Every number about a drawer is a running total, so a message that
+comes twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from tierpool.contracts.wire import Usage, Usd, Wire
+
+__all__ = [
+    "PARENT_HEADER",
+    "BudgetAsk",
+    "BudgetCarry",
+    "BudgetGrant",
+    "BudgetReport",
+    "BudgetView",
+    "ChildCarry",
+    "GovernedAnswer",
+    "GovernedRequest",
+    "GovernedSettlement",
+    "ParentBudget",
+    "Spent",
+]
+
+PARENT_HEADER = "tierpool-parent"
+"""Header that tells a child workflow of its parent's budget: a `ParentBudget`."""
+
+
+class BudgetAsk(Wire):
+    """Signal `tierpool_ask` of a child to its parent: what it needs, what it gives back."""
+
+    child: str
+    """Workflow ID of the child."""
+    run: str = ""
+    """First run ID of the child: another child may take up the ID later."""
+    number: int = 1
+    """Counts the child's asks; the grant repeats it."""
+    held_usd: Usd = Decimal(0)
+    """What the child has spent and reserved; the rest of its grant it gives back."""
+    needs_usd: Usd = Decimal(0)
+    """What it needs on top, at least: the worst case of its next call."""
+    wants_usd: Usd = Decimal(0)
+    """What it could use at once: the worst cases of all its calls that wait."""
+    waits: bool = False
+    """Whether it waits while siblings may give money back."""
+    patient: bool = False
+    """Whether it waits until the budget is raised; it gives up by itself."""
+
+
+class BudgetGrant(Wire):
+    """Signal `tierpool_grant` of a parent to its child."""
+
+    number: int = 1
+    """Of the ask that it answers."""
+    granted_usd: Usd | None = None
+    """All that the child may spend from now on, what it held included; None: without limit."""
+    denied: str = ""
+    """Why it does not get what it needs."""
+
+
+class BudgetReport(Wire):
+    """Signal `tierpool_report` of a child at its end: what it cost."""
+
+    child: str
+    run: str = ""
+    cost_usd: Usd = Decimal(0)
+
+
+class ChildCarry(Wire):
+    """What a parent knows of a child between two of its runs."""
+
+    granted_usd: Usd = Decimal(0)
+    limit_usd: Usd | None = None
+    """The `budget_usd` that the child was started with."""
+    run: str = ""
+    number: int = 0
+    """Of its last ask."""
+    asks: BudgetAsk | None = None
+    """The ask that has not been answered yet."""
+
+
+class ParentBudget(Wire):
+    """Header of a child workflow: how it stands to its parent's budget."""
+
+    capped: bool | None = None
+    """Whether the parent's budget has a limit; None while the parent does not know."""
+    limit_usd: Usd | None = None
+    """What the child may spend at most."""
+
+
+class BudgetCarry(Wire):
+    """The budget of a workflow between two of its runs."""
+
+    cap_usd: Usd | None = None
+    settled_usd: Usd = Decimal(0)
+    children: dict[str, ChildCarry] = {}
+    """Children that have not reported yet, by workflow ID."""
+    parent: str = ""
+    """Workflow ID of the parent that it draws from; empty for a budget of its own."""
+    asked: int = 0
+    """Number of the last ask to the parent."""
+
+
+class Spent(Wire):
+    """Answer of the local activity `tierpool_spent`."""
+
+    run: str
+    """ID of the run that asked."""
+    usd: Usd = Decimal(0)
+    """What the run before its reset had spent and reserved."""
+
+
+class BudgetView(Wire):
+    """The budget as people see it."""
+
+    cap_usd: Usd | None = None
+    """None: no limit."""
+    settled_usd: Usd = Decimal(0)
+    """Charged for attempts that are over, children included."""
+    reserved_usd: Usd = Decimal(0)
+    """Worst case of what is under way, children's grants included."""
+    parent: str = ""
+    """Workflow ID of the parent that it draws from."""
+
+
+class GovernedRequest(Wire):
+    """Update `tierpool_reserve` of an activity to its workflow."""
+
+    id: str
+    """Of the reservation, unique within the workflow: activity ID, attempt, number."""
+    activity: str
+    """Type of the activity, for the record."""
+    model: str
+    input_bytes: int
+    max_output_tokens: int
+    usd: Usd
+    """Worst case, from the worker's price of this model."""
+
+
+class GovernedAnswer(Wire):
+    """Answer of the update `tierpool_reserve`."""
+
+    denied: str = ""
+    """Why there is no reservation; empty: granted."""
+    temporary: bool = False
+    """Whether money may come back: calls under way hold it."""
+
+
+class GovernedSettlement(Wire):
+    """Update `tierpool_settle` of an activity to its workflow; a second one changes nothing."""
+
+    id: str
+    usage: Usage | None = None
+    cost_usd: Usd | None = None
+    """None: not known, charged at the reservation; 0: not billed."""
+    note: str = ""
