@@ -146,6 +146,7 @@ def verdict(found: Sequence[Figures]) -> dict[str, dict[str, float | bool]]:
             max((one.most_held / one.cap for one in ended), default=most),
             1,
         ),
+        "held_above_grant": (Decimal(sum(len(one.over) for one in ended)), 0),
         "wrongful_refusals": (Decimal(sum(len(one.wrongful) for one in ended)), 0),
         "unused_calls": (max((one.unused_calls for one in ended), default=most), 1),
         "races_with_problems": (Decimal(sum(bool(one.problem) for one in found)), 0),
