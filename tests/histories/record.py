@@ -12,17 +12,18 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.worker import Worker
-from tests.histories.own_workflow import RoutedWriter
+from tests.histories.own_workflow import OWN, Book, RoutedWriter
 
-from tierpool import TierpoolPlugin, flow_result, load_fleet, start_flow
+from tierpool import TierpoolPlugin, load_fleet, start_flow
 from tierpool.client import ItemHandle
-from tierpool.contracts import HumanDecision, ItemStatus
+from tierpool.contracts import HumanDecision, ItemStatus, Usage
 from tierpool.testing import (
     Overloaded,
     RateLimited,
@@ -96,6 +97,45 @@ async def cancelled(client: Client, provider: ScriptedProvider) -> ItemHandle:
     return handle
 
 
+async def paused(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Break off a call by a pause; after it a role goes on in its conversation."""
+    provider.script(
+        Reply("never", gate=asyncio.Event()), Reply("1"), verdict("reject"), Reply("2"),
+        verdict("approve"),
+    )  # fmt: skip
+    handle = await _item(client, "talked")
+    await provider.until(lambda books: books.in_flight == 1)
+    await handle.execute_update("pause")
+    await provider.until(lambda books: books.in_flight == 0)
+    await handle.execute_update("resume")
+    return handle
+
+
+async def denied(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Wait for a raise in vain: the second call is denied, the item fails."""
+    provider.script(Reply("plan"))
+    return await start_flow(
+        client, "reviewed", DOUBTFUL, id="recorded-denied", budget_usd="0.005"
+    )
+
+
+async def shared(client: Client, provider: ScriptedProvider) -> Any:
+    """Share a budget among parallel calls and children, until nothing is left."""
+    provider.default(Reply("well", usage=Usage(input_tokens=500, output_tokens=500)))
+    async with Worker(client, task_queue="recorded-own", workflows=OWN):
+        handle = await client.start_workflow(
+            Book.run, "0.02", id="recorded-shared", task_queue="recorded-own"
+        )
+        await handle.result()
+    return handle
+
+
+async def chapter(client: Client, provider: ScriptedProvider) -> Any:
+    """Draw on a parent's budget; recorded by `shared`."""
+    await shared(client, provider)
+    return client.get_workflow_handle("recorded-shared-0")
+
+
 async def routed(client: Client, provider: ScriptedProvider) -> Any:
     """Route a call of a user's own workflow with the LLM classifier's help."""
 
@@ -104,7 +144,7 @@ async def routed(client: Client, provider: ScriptedProvider) -> Any:
 
     provider.on(asked, Reply(json={"tier": "PREMIUM"}), times=1)
     provider.script(Reply(json={"title": "On fields", "words": 3}))
-    async with Worker(client, task_queue="recorded-own", workflows=[RoutedWriter]):
+    async with Worker(client, task_queue="recorded-own", workflows=OWN):
         handle = await client.start_workflow(
             RoutedWriter.run, DOUBTFUL, id="recorded-own", task_queue="recorded-own"
         )
@@ -115,7 +155,10 @@ async def routed(client: Client, provider: ScriptedProvider) -> Any:
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
     {
         made.__name__: made
-        for made in (reviewed, verified, released, troubled, cancelled, routed)
+        for made in (
+            *(reviewed, verified, released, troubled, cancelled, routed),
+            *(paused, denied, shared, chapter),
+        )
     }
 )
 
@@ -154,8 +197,8 @@ async def record(names: list[str]) -> None:
             working = asyncio.create_task(run_workers(client, everything, stop))
             for name in names:
                 handle = await SCENARIOS[name](client, provider)
-                if name != routed.__name__:
-                    await flow_result(handle)
+                with suppress(WorkflowFailureError):
+                    await handle.result()
                 _write(name, json.loads((await handle.fetch_history()).to_json()))
             stop.set()
             await working

@@ -375,6 +375,25 @@ async def test_pause_breaks_off_and_resume_makes_the_call_again(running: Start) 
     assert ("done", broken.cost_usd + fine.cost_usd) == (result.state, result.cost_usd)
 
 
+async def test_resume_right_after_a_pause_keeps_the_item_going(running: Start) -> None:
+    """What the pause has broken off ends only after the resume, and is made again."""
+    fleet = await running(roles(10 * WORST), base=BASE)
+    fleet.provider.script(Reply("never", gate=asyncio.Event()))
+    fleet.provider.default(Reply("fine", usage=CHEAP))
+    handle = await fleet.start("review")
+    await fleet.provider.until(lambda books: books.in_flight == 1)
+
+    await asyncio.gather(
+        handle.execute_update("pause"), handle.execute_update("resume")
+    )
+    if (await handle.query("status", result_type=ItemStatus)).paused:
+        await handle.execute_update("resume")  # they came the other way round
+    result = await flow_result(handle)
+
+    notes = [attempt.note for attempt in (await costs_of(handle)).attempts]
+    assert ("done", ["broken off by a pause", ""]) == (result.state, notes)
+
+
 async def test_pause_may_let_calls_finish(running: Start) -> None:
     """With "finish" the call under way ends; nothing starts until resumed."""
     fleet = await running(roles(10 * WORST), base=BASE)

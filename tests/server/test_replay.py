@@ -11,7 +11,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
-from tests.histories.own_workflow import RoutedWriter
+from tests.histories.own_workflow import OWN
 from tests.histories.record import FOLDER, SCENARIOS
 
 from tierpool import TierpoolPlugin, load_fleet
@@ -41,7 +41,7 @@ def replayer(tmp_path: Path) -> Replayer:
     path = tmp_path / "agents.yaml"
     path.write_text(ANOTHER_FLEET)
     return Replayer(
-        workflows=[RoutedWriter],
+        workflows=OWN,
         plugins=[TierpoolPlugin(load_fleet(path))],
         workflow_runner=SandboxedWorkflowRunner(),
     )
@@ -52,7 +52,9 @@ def recorded(name: str) -> Any:
 
 
 async def failure_of(replayer: Replayer, history: Any) -> Exception | None:
-    made = WorkflowHistory.from_json("recorded", json.dumps(history))
+    begun = first(history, "WORKFLOW_EXECUTION_STARTED")
+    id = begun["workflowExecutionStartedEventAttributes"]["workflowId"]
+    made = WorkflowHistory.from_json(id, json.dumps(history))
     result = await replayer.replay_workflow(made, raise_on_replay_failure=False)
     return result.replay_failure
 
