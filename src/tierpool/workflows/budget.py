@@ -214,8 +214,14 @@ class RunBudget:
         self.changed()
 
     def granted(self, grant: BudgetGrant) -> None:
-        """Take the parent's answer."""
+        """Take the parent's answer to the last ask.
+
+        An answer to an ask before it is void: with every ask the child has given
+        back what it did not hold, also what was on its way.
+        """
         draw = self._draw
+        if grant.number != self.account.asks:
+            return
         if not grant.denied:
             self.account.cap = grant.granted_usd
         if draw is not None and draw.ask.number == grant.number:
