@@ -71,6 +71,8 @@ class Variant:
     """Plain Temporal, `call_agent` in a user's own workflow, or FlowWorkflow."""
     routed: bool = False
     """The role has `tier: auto`, so that each call is classified."""
+    cap_usd: str = ""
+    """Budget of each item, which no item uses up; empty for none."""
 
     @property
     def fleet(self) -> str:
@@ -93,13 +95,19 @@ VARIANTS = (
     BARE,
     Variant("fixed", "b", "call"),
     Variant("routed", "c", "call", routed=True),
+    Variant("budget", "f", "call", routed=True, cap_usd="10"),
     Variant("flow_fixed", "d", "flow"),
     Variant("flow_routed", "e", "flow", routed=True),
 )
 
 
 def write_fleet(
-    folder: Path, name: str, tiers: tuple[str, ...], role_tier: str, base_url: str
+    folder: Path,
+    name: str,
+    tiers: tuple[str, ...],
+    role_tier: str,
+    base_url: str,
+    cap_usd: str = "",
 ) -> Path:
     """Write a fleet whose tiers all use the scripted provider; return its file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,6 +122,8 @@ def write_fleet(
             f"    max_output_tokens: {MAX_OUTPUT_TOKENS}",
             "    pool: {max_instances: 200}",
         ]
+    if cap_usd:
+        lines += [f"guardrails: {{max_cost_per_workflow_usd: {cap_usd}}}"]
     lines += ["agents:", f"  clerk: {{prompt: prompt.md, tier: {role_tier}}}"]
     lines += ["flows:"]
     for calls in range(1, CALLS + 1):

@@ -108,11 +108,12 @@ def size_table(found: Found) -> Table:
 
 
 def verdict(found: Found) -> dict[str, dict[str, float | bool]]:
-    """Compare the figures that have a target with it; of two the worse one counts."""
-    called = ("fixed", "routed")
+    """Compare the figures that have a target with it; of several the worst one counts."""
+    called = ("fixed", "routed", "budget")
     at_least = {
         "throughput_fixed": (found.throughput("fixed"), 0.85),
         "throughput_routed": (found.throughput("routed"), 0.80),
+        "throughput_budget": (found.throughput("budget"), 0.75),
     }
     at_most = {
         "latency_ratio": (max(map(found.latency, called)), 1.10),

@@ -107,7 +107,9 @@ async def start_variant(
     else:
         role_tier = "auto" if variant.routed else "standard"
         folder = scratch / variant.name
-        fleet = write_fleet(folder, variant.fleet, variant.tiers, role_tier, provider)
+        fleet = write_fleet(
+            folder, variant.fleet, variant.tiers, role_tier, provider, variant.cap_usd
+        )
         arguments += ["--fleet", str(fleet)]
         plugin = TierpoolPlugin(load_fleet(fleet))
         client = await Client.connect(address, plugins=[plugin])
@@ -220,7 +222,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--latency-items", type=int, default=15, help="per variant")
     parser.add_argument("--dev-starts", type=int, default=3, help="of tierpool dev")
     parser.add_argument(
-        "--seconds", type=float, default=225, help="begin no round that ends later"
+        "--seconds", type=float, default=280, help="begin no round that ends later"
     )
     parser.add_argument(
         "--quick", action="store_true", help="a smoke test; its figures say little"
