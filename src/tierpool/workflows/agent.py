@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from tierpool.blueprint import Reply
 from tierpool.contracts import Attempt, Speaker, WorkItem
 from tierpool.replies import reply_text
-from tierpool.workflows.call import Call, Typed, make_call
+from tierpool.workflows.call import Call, make_call
 from tierpool.workflows.handlers import run_state
+from tierpool.workflows.output import Typed
 from tierpool.workflows.render import AgentInput, render_for_model, render_for_tool
 from tierpool.workflows.threads import Thread
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, TypeAlias, cast
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from temporalio import workflow
 
 from tierpool.blueprint import Reply
@@ -35,6 +34,7 @@ from tierpool.replies import reply_text, validate_reply
 from tierpool.workflows import attempts as step
 from tierpool.workflows.account import denied, perform, quote_of, reserved
 from tierpool.workflows.budget import Denied, Held
+from tierpool.workflows.output import Output, Typed, misfit, schema_of, typed
 from tierpool.workflows.render import (
     attempt_summary,
     decision_hint,
@@ -46,10 +46,7 @@ from tierpool.workflows.routes import route_for
 from tierpool.workflows.run import RunState
 from tierpool.workflows.threads import Thread
 
-__all__ = ["Call", "Output", "Typed", "make_call"]
-
-Output: TypeAlias = type[BaseModel] | type[str] | None
-Typed: TypeAlias = BaseModel | str | Reply
+__all__ = ["Call", "make_call"]
 
 INLINE_BYTES = 32 * 1024
 """Messages up to this size stand in the activity's input; others go by hash."""
@@ -90,10 +87,8 @@ class Call:
     def _schema(self) -> PartRef | None:
         if self.output is None:
             return self.spec.output
-        if self.output is str:
-            return None
-        schema = cast(type[BaseModel], self.output).model_json_schema()
-        return self._keep(json.dumps(schema, sort_keys=True, separators=(",", ":")))
+        schema = schema_of(self.output)
+        return self._keep(schema) if schema else None
 
     def _keep(self, text: str) -> PartRef:
         ref = self.run.keep(text)
@@ -113,7 +108,7 @@ class Call:
             self.run.forget(self.kept)
         if self.thread is not None:
             self.thread.reply(reply_text(reply, self.schema is not None))
-        return self._typed(reply)
+        return typed(self.output, reply)
 
     async def ask_human(self) -> Typed:
         """Wait for the `decide` update.
@@ -130,7 +125,7 @@ class Call:
             raise AgentCallFailed(self.role, f"nobody decided within {limit}") from None
         finally:
             self.run.forget(self.kept)
-        return self._typed(reply)
+        return typed(self.output, reply)
 
     async def _attempts(self, route: Route) -> Reply:
         progress = self._progress(route, paid=0)
@@ -330,7 +325,7 @@ class Call:
 
     def _checked(self, last: AgentResult) -> AgentResult:
         """Let the caller's own model judge a reply that fits the schema."""
-        problem = "" if last.reply is None else self._misfit(last.reply)
+        problem = "" if last.reply is None else misfit(self.output, last.reply)
         if not problem:
             return last
         text = json.dumps(last.reply, ensure_ascii=False)
@@ -341,26 +336,7 @@ class Call:
         """Say what is wrong with a reply that no worker has validated."""
         schema = self.run.text(self.schema) if self.schema else None
         problem = validate_reply(reply, json.loads(schema)) if schema else ""
-        return problem or self._misfit(reply)
-
-    def _misfit(self, reply: Reply) -> str:
-        """Say what the caller's own model has against a reply."""
-        try:
-            self._typed(reply)
-        except ValidationError as error:
-            return "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'reply'}: {e['msg']}"
-                for e in error.errors(include_url=False, include_input=False)[:5]
-            )
-        return ""
-
-    def _typed(self, reply: Reply) -> Typed:
-        if self.output is None:
-            return reply
-        if self.output is str:
-            text = reply.get("text")
-            return text if isinstance(text, str) else json.dumps(reply)
-        return cast(type[BaseModel], self.output).model_validate(reply)
+        return problem or misfit(self.output, reply)
 
 
 async def make_call(

@@ -10,8 +10,9 @@ from temporalio import workflow
 from tierpool.blueprint import Reply
 from tierpool.contracts import Attempt, Speaker
 from tierpool.errors import UsageError
-from tierpool.workflows.call import Call, Typed, make_call
+from tierpool.workflows.call import Call, make_call
 from tierpool.workflows.handlers import run_state
+from tierpool.workflows.output import Typed
 from tierpool.workflows.render import AgentInput, render_for_model
 from tierpool.workflows.run import RunState
 from tierpool.workflows.threads import Thread
