@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from _history_load import Run
 from _history_sides import SIDES, Said, Side
+from _program import Target
 from rich.markup import escape
 from rich.table import Table
 
@@ -127,37 +128,24 @@ def _growth(runs: list[Run]) -> float | None:
     return late / early
 
 
-def verdict(found: Found) -> dict[str, dict[str, float | bool]]:
+def verdict(found: Found) -> dict[str, Target]:
     """Compare the figures that have a target with it, where they were measured."""
-    targets: dict[str, dict[str, float | bool]] = {}
+    targets: dict[str, Target] = {}
     ratios = [
         _growth([run for key, run in sorted(found.own.items()) if key[0] == start])
         for start in found.starts
     ]
     # a run that did not complete has no slope, which is worse than any
     worst = max(float("inf") if ratio is None else ratio for ratio in ratios)
-    targets["bytes_per_turn_late_to_early"] = {
-        "value": round(min(worst, 999.0), 3),
-        "target": _LINEAR,
-        "holds": worst <= _LINEAR,
-    }
+    targets["bytes_per_turn_late_to_early"] = Target(min(worst, 999.0), _LINEAR)
     eighty = found.own.get((0, 80))
     if eighty is not None:
-        size = eighty.bytes / 1e6
-        done = eighty.outcome == "completed"
-        targets["mb_at_80_turns"] = {
-            "value": round(size, 3),
-            "target": _MEGABYTES,
-            "holds": done and size <= _MEGABYTES,
-        }
+        size = eighty.bytes / 1e6 if eighty.outcome == "completed" else 999.0
+        targets["mb_at_80_turns"] = Target(size, _MEGABYTES)
     longest = found.own.get((800_000, 200))
     if longest is not None:
         done = longest.outcome == "completed" and longest.calls == longest.turns
-        targets["completes_200_turns_on_800_kb"] = {
-            "value": int(done),
-            "target": 1,
-            "holds": done,
-        }
+        targets["completes_200_turns_on_800_kb"] = Target(int(done), 1, at_least=True)
     return targets
 
 

@@ -11,6 +11,7 @@ from statistics import median
 
 from _load import BARE, CALLS, DELAY_S, VARIANTS
 from _measure import History, Window
+from _program import Target
 from rich.table import Table
 
 __all__ = ["Found", "notes", "size_table", "speed_table", "verdict"]
@@ -107,7 +108,7 @@ def size_table(found: Found) -> Table:
     return table
 
 
-def verdict(found: Found) -> dict[str, dict[str, float | bool]]:
+def verdict(found: Found) -> dict[str, Target]:
     """Compare the figures that have a target with it; of several the worst one counts."""
     called = ("fixed", "routed", "budget")
     at_least = {
@@ -121,15 +122,10 @@ def verdict(found: Found) -> dict[str, dict[str, float | bool]]:
         "bytes_ratio": (max(map(found.bytes_ratio, called)), 2.0),
         "dev_ready_s": (median(found.dev_ready_s), 3.0),
     }
-    targets = {
-        name: {"value": round(value, 3), "target": target, "holds": value >= target}
-        for name, (value, target) in at_least.items()
+    return {
+        **{name: Target(*one, at_least=True) for name, one in at_least.items()},
+        **{name: Target(*one) for name, one in at_most.items()},
     }
-    targets |= {
-        name: {"value": round(value, 3), "target": target, "holds": value <= target}
-        for name, (value, target) in at_most.items()
-    }
-    return targets
 
 
 def notes(found: Found, in_flight: int) -> list[str]:

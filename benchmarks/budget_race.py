@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
-import os
-import signal
 import sys
 import tempfile
 import time
@@ -21,18 +17,21 @@ from contextlib import AsyncExitStack
 from decimal import ROUND_CEILING, Decimal
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from _processes import clean_env
+from _program import (
+    MEMORY,
+    Target,
+    console,
+    print_targets,
+    progress,
+    run_program,
+)
 from _race_load import CAPS_USD
 from _race_run import LAYOUTS, Figures, Stage, run_stage
-from rich.console import Console
 from rich.table import Table
 
 from tierpool.devserver import embedded_server
-
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""Where the server's database is: a disk's mood would be most of what is seen."""
 
 STAGES = (
     Stage(1, "wait", 1, "none"),
@@ -47,10 +46,7 @@ STAGES = (
 USUAL = (1, 4, 5, 6, 8)
 QUICK = (1, 6)
 
-
-def progress(text: str) -> None:
-    """Tell whoever watches what is going on."""
-    print(text, file=sys.stderr, flush=True)
+Raced: TypeAlias = tuple[list[Figures], Any | None]
 
 
 async def race_ours(args: argparse.Namespace) -> list[Figures]:
@@ -136,7 +132,7 @@ def _up(figure: Decimal) -> Decimal:
     return figure.quantize(Decimal("0.0001"), ROUND_CEILING)
 
 
-def verdict(found: Sequence[Figures]) -> dict[str, dict[str, float | bool]]:
+def verdict(found: Sequence[Figures]) -> dict[str, Target]:
     """Compare the worst of all races with the targets."""
     ended = [one for one in found if one.outcomes is not None]
     most = Decimal("Infinity")
@@ -152,26 +148,23 @@ def verdict(found: Sequence[Figures]) -> dict[str, dict[str, float | bool]]:
         "races_with_problems": (Decimal(sum(bool(one.problem) for one in found)), 0),
     }
     return {
-        name: {"value": float(_up(value)), "target": target, "holds": value <= target}
+        name: Target(float(value), target, shown=float(_up(value)))
         for name, (value, target) in values.items()
     }
 
 
-def show(found: Sequence[Figures], peers: Any | None) -> None:
+def show(raced: Raced) -> None:
     """Print what was found; the last line is JSON."""
-    console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
-    console.print(table_of(found))
+    found, peers = raced
+    out = console(170)
+    out.print(table_of(found))
     for one in found:
         where = f"stage {one.stage.number}, {one.layout}, {one.callers} callers"
         for words in (*filter(None, [one.problem]), *one.wrongful, *one.over):
-            console.print(f"VIOLATION in {where}: {words}", markup=False)
+            out.print(f"VIOLATION in {where}: {words}", markup=False)
     if peers is not None:
-        console.print(peers)
-    targets = verdict(found)
-    for name, figure in targets.items():
-        mark = "holds " if figure["holds"] else "MISSED"
-        console.print(f"{mark} {name} {figure['value']} (target {figure['target']})")
-    print(json.dumps({"benchmark": "budget_race", "targets": targets}))
+        out.print(peers)
+    print_targets("budget_race", verdict(found))
 
 
 def options(argv: Sequence[str]) -> argparse.Namespace:
@@ -197,35 +190,12 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-async def run(args: argparse.Namespace) -> tuple[list[Figures], Any | None]:
-    """Run everything; let Ctrl-C and SIGTERM stop all processes."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+async def run(args: argparse.Namespace) -> Raced:
+    """Let ours race, then the others."""
     ours = await race_ours(args)
     return ours, None if args.no_peers else await race_others(args)
 
 
-def main() -> int:
-    """Run the benchmark."""
-    args = options(sys.argv[1:])
-    clean = clean_env({})
-    for name in os.environ.keys() - clean.keys():
-        del os.environ[name]
-    os.environ.update(clean)
-    begun = time.perf_counter()
-    with contextlib.suppress(asyncio.CancelledError):
-        found, peers = asyncio.run(run(args))
-        show(found, peers)
-        progress(f"took {time.perf_counter() - begun:.0f} s")
-        return 0
-    progress("stopped")
-    return 130
-
-
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # the SDK's threads can abort an ordinary exit
+    chosen = options(sys.argv[1:])
+    run_program(lambda: run(chosen), show)

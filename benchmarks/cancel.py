@@ -8,14 +8,8 @@ JSON. See README.md beside this file for what is measured and why.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import json
-import os
-import signal
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -24,24 +18,24 @@ import aiohttp
 from _cancel_cases import CASES, Bench, Seen, measure
 from _cancel_load import provider_arguments, write_cancel_fleet
 from _cancel_servers import MODES, Mode, serving
-from _processes import clean_env, python
-from rich.console import Console
+from _processes import python
+from _program import (
+    MEMORY,
+    Target,
+    console,
+    print_targets,
+    progress,
+    run_program,
+)
 from rich.table import Table
 from temporalio.client import Client
 
 from tierpool import TierpoolPlugin, load_fleet
 
 HERE = Path(__file__).parent
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""Where the server's database is: a disk's mood would be most of what is seen."""
 TARGETS_S: dict[Mode, float] = {"worker_commands": 0.3, "heartbeats": 4.0}
 
 Found = dict[Mode, dict[str, Seen]]
-
-
-def progress(text: str) -> None:
-    """Tell whoever watches what is going on."""
-    print(text, file=sys.stderr, flush=True)
 
 
 async def measure_mode(mode: Mode, args: argparse.Namespace) -> dict[str, Seen]:
@@ -98,7 +92,7 @@ def table_of(found: Found) -> Table:
     return table
 
 
-def verdict(found: Found) -> dict[str, dict[str, float | bool]]:
+def verdict(found: Found) -> dict[str, Target]:
     """Compare with the targets: of all cases of a server the slowest counts."""
     values: dict[str, tuple[float, float]] = {
         f"abort_p95_s_{mode}": (
@@ -110,21 +104,13 @@ def verdict(found: Found) -> dict[str, dict[str, float | bool]]:
     everything = [seen for cases in found.values() for seen in cases.values()]
     values["calls_not_aborted"] = (sum(seen.not_aborted for seen in everything), 0)
     values["calls_after_cancel"] = (sum(seen.started_after for seen in everything), 0)
-    return {
-        name: {"value": round(value, 3), "target": target, "holds": value <= target}
-        for name, (value, target) in values.items()
-    }
+    return {name: Target(*figure) for name, figure in values.items()}
 
 
 def show(found: Found) -> None:
     """Print what was found; the last line is JSON."""
-    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
-    console.print(table_of(found))
-    targets = verdict(found)
-    for name, figure in targets.items():
-        mark = "holds " if figure["holds"] else "MISSED"
-        console.print(f"{mark} {name} {figure['value']} (target {figure['target']})")
-    print(json.dumps({"benchmark": "cancel", "targets": targets}))
+    console(110).print(table_of(found))
+    print_targets("cancel", verdict(found))
 
 
 def options(argv: Sequence[str]) -> argparse.Namespace:
@@ -144,33 +130,10 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 async def run(args: argparse.Namespace) -> Found:
-    """Measure all that was asked for; let Ctrl-C and SIGTERM stop all processes."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+    """Measure all that was asked for."""
     return {mode: await measure_mode(mode, args) for mode in args.modes}
 
 
-def main() -> int:
-    """Run the benchmark."""
-    args = options(sys.argv[1:])
-    clean = clean_env({})
-    for name in os.environ.keys() - clean.keys():
-        del os.environ[name]
-    os.environ.update(clean)
-    begun = time.perf_counter()
-    with contextlib.suppress(asyncio.CancelledError):
-        found = asyncio.run(run(args))
-        show(found)
-        progress(f"took {time.perf_counter() - begun:.0f} s")
-        return 0
-    progress("stopped")
-    return 130
-
-
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # the SDK's threads can abort an ordinary exit
+    chosen = options(sys.argv[1:])
+    run_program(lambda: run(chosen), show)

@@ -8,14 +8,8 @@ line of JSON. See README.md beside this file for what is measured and why.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import json
-import os
-import signal
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -23,20 +17,12 @@ from pathlib import Path
 from _history_load import Case, replies_as_steps
 from _history_report import Found, longest_table, notes, size_table, verdict
 from _history_sides import SIDES, Bench, Side, run_side
-from _processes import clean_env, python
-from rich.console import Console
+from _processes import python
+from _program import MEMORY, console, print_targets, progress, run_program
 
 from tierpool.devserver import embedded_server
 
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""Where the server's database is: a disk's mood would be most of the time seen."""
-
 START_BYTES = (0, 800_000)
-
-
-def progress(text: str) -> None:
-    """Tell whoever watches what is going on."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def cases_of(side: Side, args: argparse.Namespace) -> list[Case]:
@@ -56,10 +42,6 @@ def cases_of(side: Side, args: argparse.Namespace) -> list[Case]:
 
 async def run(args: argparse.Namespace) -> Found:
     """Let all sides hold their conversations, one after the other."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
     found = Found()
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(
@@ -89,13 +71,9 @@ async def run(args: argparse.Namespace) -> Found:
 
 def show(found: Found) -> None:
     """Print what was found; the last line is JSON."""
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    console.print(size_table(found), longest_table(found), *notes(found), sep="\n")
-    targets = verdict(found)
-    for name, figure in targets.items():
-        mark = "holds " if figure["holds"] else "MISSED"
-        console.print(f"{mark} {name} {figure['value']} (target {figure['target']})")
-    print(json.dumps({"benchmark": "history", "targets": targets}))
+    tables = (size_table(found), longest_table(found))
+    console(130).print(*tables, *notes(found), sep="\n")
+    print_targets("history", verdict(found))
 
 
 def options(argv: Sequence[str]) -> argparse.Namespace:
@@ -133,25 +111,6 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def main() -> int:
-    """Run the benchmark."""
-    args = options(sys.argv[1:])
-    clean = clean_env({})
-    for name in os.environ.keys() - clean.keys():
-        del os.environ[name]
-    os.environ.update(clean)
-    begun = time.perf_counter()
-    with contextlib.suppress(asyncio.CancelledError):
-        found = asyncio.run(run(args))
-        show(found)
-        progress(f"took {time.perf_counter() - begun:.0f} s")
-        return 0
-    progress("stopped")
-    return 130
-
-
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # the SDK's threads can abort an ordinary exit
+    chosen = options(sys.argv[1:])
+    run_program(lambda: run(chosen), show)

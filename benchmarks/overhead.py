@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
-import os
-import signal
 import sys
 import tempfile
 import time
@@ -23,9 +19,9 @@ from pathlib import Path
 import aiohttp
 from _load import DELAY_S, VARIANTS, Variant, write_fleet
 from _measure import Bench, history_of, latency_of, window_of
-from _processes import clean_env, python, rss_bytes
+from _processes import python, rss_bytes
+from _program import MEMORY, console, print_targets, progress, run_program
 from _report import Found, notes, size_table, speed_table, verdict
-from rich.console import Console
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
@@ -34,13 +30,6 @@ from tierpool.devserver import embedded_server
 
 HERE = Path(__file__).parent
 MORE_POOLS = 10
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""Where the server's database is: a disk's mood would be most of what is seen."""
-
-
-def progress(text: str) -> None:
-    """Tell whoever watches what is going on."""
-    print(text, file=sys.stderr, flush=True)
 
 
 async def measure_dev(scratch: Path, times: int) -> list[float]:
@@ -201,14 +190,9 @@ async def run(args: argparse.Namespace) -> Found:
 
 def show(found: Found, args: argparse.Namespace) -> None:
     """Print what was found; the last line is JSON."""
-    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
-    console.print(speed_table(found), size_table(found), sep="\n")
-    console.print(*notes(found, args.in_flight), sep="\n")
-    targets = verdict(found)
-    for name, figure in targets.items():
-        mark = "holds " if figure["holds"] else "MISSED"
-        console.print(f"{mark} {name} {figure['value']} (target {figure['target']})")
-    print(json.dumps({"benchmark": "overhead", "targets": targets}))
+    tables = (speed_table(found), size_table(found))
+    console(110).print(*tables, *notes(found, args.in_flight), sep="\n")
+    print_targets("overhead", verdict(found))
 
 
 def options(argv: Sequence[str]) -> argparse.Namespace:
@@ -234,33 +218,6 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-async def guarded(args: argparse.Namespace) -> Found:
-    """Let Ctrl-C and SIGTERM stop all processes before this one ends."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    return await run(args)
-
-
-def main() -> int:
-    """Run the benchmark."""
-    args = options(sys.argv[1:])
-    os.environ.update(clean_env({}))
-    for name in [name for name in os.environ if name not in clean_env({})]:
-        del os.environ[name]
-    begun = time.perf_counter()
-    with contextlib.suppress(asyncio.CancelledError):
-        found = asyncio.run(guarded(args))
-        show(found, args)
-        progress(f"took {time.perf_counter() - begun:.0f} s")
-        return 0
-    progress("stopped")
-    return 130
-
-
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # the SDK's threads can abort an ordinary exit
+    chosen = options(sys.argv[1:])
+    run_program(lambda: run(chosen), lambda found: show(found, chosen))
