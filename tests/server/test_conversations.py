@@ -14,9 +14,6 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import (
     Client,
-    Interceptor,
-    OutboundInterceptor,
-    QueryWorkflowInput,
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowHistory,
@@ -36,6 +33,7 @@ from tierpool.fleet import LoadedFleet
 from tierpool.testing import Fail, Overloaded, Reply, SeenRequest
 from tierpool.worker import Served
 
+from .asked import Asked
 from .conftest import Running, Start, client_of, working
 from .talking_workflows import (
     TALKING,
@@ -68,28 +66,6 @@ agents:
 """
 NANO = Served(pools=("nano",))
 NOTHING = Served(flows=True)
-
-
-class Asked(Interceptor):
-    """Notes what a client asks of conversations."""
-
-    def __init__(self) -> None:
-        self.requests: list[ConversationRequest] = []
-
-    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
-        requests = self.requests
-
-        class Outbound(OutboundInterceptor):
-            async def query_workflow(self, input: QueryWorkflowInput) -> Any:
-                requests.extend(
-                    a for a in input.args if isinstance(a, ConversationRequest)
-                )
-                return await super().query_workflow(input)
-
-        return Outbound(next)
-
-    def connect(self, base: Client, fleet: LoadedFleet) -> Client:
-        return client_of(base, TierpoolPlugin(fleet), interceptors=[self])
 
 
 def uncompressed(base: Client, fleet: LoadedFleet) -> Client:

@@ -5,12 +5,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from temporalio.client import (
-    Client,
-    Interceptor,
-    OutboundInterceptor,
-    QueryWorkflowInput,
-)
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
@@ -18,17 +12,16 @@ from tierpool import TierpoolPlugin
 from tierpool.codec import ZlibCodec
 from tierpool.contracts import (
     AgentRequest,
-    ConversationRequest,
     FailureDetail,
     NextStep,
     Outcome,
     Route,
     Usage,
 )
-from tierpool.fleet import LoadedFleet
 from tierpool.testing import Reply
 from tierpool.worker import Served
 
+from .asked import Asked
 from .conftest import Running, Start, client_of
 from .conversation_workflows import Mute, Plan, Talk, speeches
 
@@ -42,32 +35,6 @@ flows:
       "incoming -> done": {agent: writer}
 """
 NANO = Served(pools=("nano",))
-
-
-class Asked(Interceptor):
-    """Notes what a client asks of conversations."""
-
-    def __init__(self) -> None:
-        self.requests: list[ConversationRequest] = []
-
-    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
-        requests = self.requests
-
-        class Outbound(OutboundInterceptor):
-            async def query_workflow(self, input: QueryWorkflowInput) -> Any:
-                requests.extend(
-                    a for a in input.args if isinstance(a, ConversationRequest)
-                )
-                return await super().query_workflow(input)
-
-        return Outbound(next)
-
-    @property
-    def starts(self) -> list[tuple[int, int | None]]:
-        return [(request.start, request.end) for request in self.requests]
-
-    def connect(self, base: Client, fleet: LoadedFleet) -> Client:
-        return client_of(base, TierpoolPlugin(fleet), interceptors=[self])
 
 
 async def talk(
