@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 from openai import AsyncOpenAI, RateLimitError
@@ -51,6 +52,9 @@ class GovernedModel(WrapperModel):
                 raise
             call.settle(response.usage)
             return response
+
+    def request_stream(self, *args: object, **options: object) -> NoReturn:
+        raise NotImplementedError("a stream would not be under the budget")
 
 
 def model() -> GovernedModel:

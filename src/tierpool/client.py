@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
@@ -26,6 +27,7 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowQueryFailedError,
 )
 from temporalio.common import (
     SearchAttributeKey,
@@ -43,7 +45,7 @@ from temporalio.exceptions import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from tierpool.blueprint import read_budget
-from tierpool.contracts import FlowResult, FlowStart, WorkItem
+from tierpool.contracts import FlowResult, FlowStart, ItemCosts, WorkItem
 from tierpool.errors import (
     ItemConflict,
     PayloadTooLarge,
@@ -69,6 +71,8 @@ ItemHandle: TypeAlias = WorkflowHandle[Any, FlowResult]
 
 START_LIMIT_BYTES = 1_900_000
 """Temporal refuses inputs above 2 MiB."""
+
+_QUERY_TIMEOUT = timedelta(seconds=15)
 
 DEFAULT_ADDRESS = "127.0.0.1:7233"
 
@@ -275,12 +279,31 @@ async def flow_result(handle: ItemHandle) -> FlowResult:
         if isinstance(cause, ApplicationError) and cause.type == "ItemFailed":
             return FlowResult.model_validate(cause.details[0])
         if isinstance(cause, CancelledError):
-            return FlowResult(item_id=handle.id, state=CANCELLED, reason="cancelled")
+            return await _broken_off(handle, CANCELLED, "cancelled")
         if isinstance(cause, TerminatedError):
-            return FlowResult(
-                item_id=handle.id, state=FAILED, reason="terminated from outside"
-            )
+            return await _broken_off(handle, FAILED, "terminated from outside")
         _raise_as_ours(handle, error)
+
+
+async def _broken_off(handle: ItemHandle, state: str, reason: str) -> FlowResult:
+    """Ask an item that could give no result what it is charged."""
+    try:
+        costs: ItemCosts = await handle.query(
+            "costs", result_type=ItemCosts, rpc_timeout=_QUERY_TIMEOUT
+        )
+    except (RPCError, WorkflowQueryFailedError):
+        reason += "; its cost is not known: no worker answered for it"
+        costs = ItemCosts(item_id=handle.id, unknown_cost_attempts=1)
+    return FlowResult(
+        item_id=handle.id,
+        state=state,
+        reason=reason,
+        attempts=costs.made,
+        usage=costs.usage,
+        cost_usd=costs.cost_usd + costs.reserved_usd,
+        unknown_cost_attempts=costs.unknown_cost_attempts + bool(costs.reserved_usd),
+        budget_usd=costs.budget_usd,
+    )
 
 
 def _raise_as_ours(handle: ItemHandle, error: WorkflowFailureError) -> NoReturn:

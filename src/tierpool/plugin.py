@@ -25,8 +25,9 @@ from tierpool.activities.agents import AgentActivities
 from tierpool.activities.classify import route
 from tierpool.activities.conversations import ConversationStore
 from tierpool.activities.governed import governing
-from tierpool.activities.housekeeping import HousekeepingActivities, spent
+from tierpool.activities.housekeeping import HousekeepingActivities
 from tierpool.activities.parts import PartStore
+from tierpool.activities.resets import spent
 from tierpool.codec import ZlibCodec
 from tierpool.config import load_fleet
 from tierpool.contracts import WorkItem

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from threading import Lock
 from typing import Any, Final, NoReturn, cast
 
 from jsonschema import Draft202012Validator
@@ -66,8 +67,6 @@ class ReadReply:
     """The valid reply; `{"text": …}` where no schema was asked for."""
     problem: str = ""
     """What is wrong, written for the repair; empty if there is a reply."""
-    note: str = ""
-    """What is doubtful about a reply that is accepted."""
 
 
 class _NotStrict(ValueError):
@@ -75,6 +74,7 @@ class _NotStrict(ValueError):
 
 
 _validators: OrderedDict[str, Validator] = OrderedDict()
+_compiling = Lock()
 
 
 def read_reply(
@@ -106,7 +106,7 @@ def read_reply(
             problem=f"the answer has {len(text)} characters; the most is {LONGEST_REPLY}"
         )
     if schema is None:
-        return _plain(text, finish_reason)
+        return _plain(text)
     return _structured(text, finish_reason, check_schema(schema))
 
 
@@ -118,14 +118,15 @@ def check_schema(schema: Mapping[str, JsonValue]) -> Validator:
     """
     raw = json.dumps(schema, sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(raw.encode()).hexdigest()
-    validator = _validators.get(key)
-    if validator is None:
-        validator = _validators[key] = _compile(schema)
-        if len(_validators) > _CACHED:
-            _validators.popitem(last=False)
-    else:
-        _validators.move_to_end(key)
-    return validator
+    with _compiling:
+        validator = _validators.get(key)
+        if validator is None:
+            validator = _validators[key] = _compile(schema)
+            if len(_validators) > _CACHED:
+                _validators.popitem(last=False)
+        else:
+            _validators.move_to_end(key)
+        return validator
 
 
 def validate_reply(
@@ -153,13 +154,12 @@ def reply_text(reply: Mapping[str, JsonValue], schema_was_asked: bool) -> str:
     return json.dumps(reply, ensure_ascii=False)
 
 
-def _plain(text: str, finish_reason: str) -> ReadReply:
+def _plain(text: str) -> ReadReply:
     try:
         text.encode()
     except UnicodeEncodeError:
         return ReadReply(problem="the answer has half a character (a lone surrogate)")
-    note = "cut off at max_output_tokens" if finish_reason == "length" else ""
-    return ReadReply(reply={"text": text}, note=note)
+    return ReadReply(reply={"text": text})
 
 
 def _structured(text: str, finish_reason: str, validator: Validator) -> ReadReply:

@@ -110,7 +110,41 @@ class LongRunWorkflow:
         workflow.continue_as_new(done + 1)
 
 
+@workflow.defn
+class PairWorkflow:
+    """Calls a role twice at a time."""
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        calls = (call_agent("clerk", {"n": n}, output=str) for n in range(2))
+        return list(await asyncio.gather(*calls))
+
+
+@workflow.defn
+class ChangedWorkflow:
+    """Does something else when it is replayed, as if its code had been changed.
+
+    Until it is let go, what it answers comes from the worker's cache.
+    """
+
+    def __init__(self) -> None:
+        self.free = False
+
+    @workflow.signal
+    def let_go(self) -> None:
+        self.free = True
+
+    @workflow.run
+    async def run(self) -> None:
+        if workflow.unsafe.is_replaying():
+            await workflow.sleep(1)
+        for n in range(3):
+            await _ask("reviewer", f"text {n}")
+        await workflow.wait_condition(lambda: self.free)
+
+
 WORKFLOWS = (
+    ChangedWorkflow,
     FamilyWorkflow,
     GreedyWorkflow,
     LimitWorkflow,

@@ -21,6 +21,8 @@ class Ask(BaseModel):
     """settled, silent, released, or broken: the activity's first attempt fails."""
     queue: str | None = None
     attempts: int = 0
+    id: str | None = None
+    """Activity ID of the user's own."""
 
 
 class Told(BaseModel):
@@ -63,6 +65,7 @@ class Asking:
                 "ask",
                 ask,
                 task_queue=ask.queue,
+                activity_id=ask.id,
                 start_to_close_timeout=timedelta(seconds=60),
                 heartbeat_timeout=timedelta(seconds=3),
                 cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -82,6 +85,15 @@ class Asking:
                 retryable=not cause.non_retryable,
             )
         return Told(text=text)
+
+
+@workflow.defn
+class AskingAgain:
+    """Runs one activity after the other, all under one ID."""
+
+    @workflow.run
+    async def run(self, asks: list[Ask]) -> list[Told]:
+        return [await Asking().ask(ask) for ask in asks]
 
 
 @workflow.defn

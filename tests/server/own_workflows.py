@@ -2,7 +2,7 @@
 
 import asyncio
 
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, RootModel, field_validator
 from temporalio import workflow
 
 from tierpool.contracts import Attempt
@@ -36,6 +36,29 @@ class ExplainedWorkflow:
         attempts: list[Attempt] = []
         await call_agent("reviewer", text, output=str, attempts=attempts)
         return attempts
+
+
+class Words(RootModel[list[str]]):
+    """No object, so no reply."""
+
+
+class Letters(BaseModel):
+    word: str = Field(pattern=r"^\p{L}+$")
+
+
+@workflow.defn
+class OddWorkflow:
+    """Asks for what cannot be asked for."""
+
+    @workflow.run
+    async def run(self, what: str) -> None:
+        match what:
+            case "half a character":
+                await call_agent("reviewer", "x \ud800", output=str)
+            case "no object":
+                await call_agent("reviewer", "x", output=Words)
+            case "no regular expression":
+                await call_agent("reviewer", "x", output=Letters)
 
 
 @workflow.defn

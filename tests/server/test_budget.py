@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import ResetReapplyExcludeType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 
@@ -21,6 +22,7 @@ from tierpool.worker import Served
 
 from .budget_workflows import (
     WORKFLOWS,
+    ChangedWorkflow,
     FamilyWorkflow,
     GreedyWorkflow,
     LimitedFamilyWorkflow,
@@ -325,6 +327,24 @@ async def test_refused_attempt_gives_its_reservation_back(running: Start) -> Non
     assert ("done", fine.cost_usd) == (result.state, result.cost_usd)
 
 
+async def reset(fleet: Running, handle: WorkflowHandle[Any, Any]) -> None:
+    """Let a workflow begin anew after its first event."""
+    await fleet.client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=fleet.client.namespace,
+            workflow_execution=WorkflowExecution(
+                workflow_id=handle.id, run_id=handle.first_execution_run_id
+            ),
+            workflow_task_finish_event_id=4,
+            request_id=uuid4().hex,
+            reason="try again",
+            reset_reapply_exclude_types=[
+                ResetReapplyExcludeType.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL
+            ],
+        )
+    )
+
+
 async def test_reset_does_not_forget_what_was_spent(running: Start) -> None:
     """A run that starts again at an earlier event still knows the bill."""
     fleet = await running(roles(2 * WORST), base=BASE)
@@ -332,17 +352,7 @@ async def test_reset_does_not_forget_what_was_spent(running: Start) -> None:
 
     async with started(fleet, GreedyWorkflow.run, 1, 5) as handle:
         assert ["fine", "fine"] == (await handle.result())[:2]
-        await fleet.client.workflow_service.reset_workflow_execution(
-            ResetWorkflowExecutionRequest(
-                namespace=fleet.client.namespace,
-                workflow_execution=WorkflowExecution(
-                    workflow_id=handle.id, run_id=handle.first_execution_run_id
-                ),
-                workflow_task_finish_event_id=4,
-                request_id=uuid4().hex,
-                reason="try again",
-            )
-        )
+        await reset(fleet, handle)
         again = fleet.client.get_workflow_handle(handle.id)
         replies = await again.result()
         costs = await costs_of(again)
@@ -351,6 +361,36 @@ async def test_reset_does_not_forget_what_was_spent(running: Start) -> None:
     assert replies[0].startswith("denied")
     assert billed(fleet, DEAR) == costs.cost_usd
     assert "(reset)" in [attempt.role for attempt in costs.attempts]
+
+
+async def test_reset_of_a_run_whose_code_has_changed_refunds_nothing(
+    running: Start,
+) -> None:
+    """What cannot be replayed cannot be asked: its history says what it reserved."""
+    fleet = await running(roles(5 * WORST), base=BASE)
+    fleet.provider.default(Reply("fine", usage=CHEAP))
+
+    async with started(fleet, ChangedWorkflow.run) as handle:
+        before = await costs_after(handle, 3)
+        await handle.signal(ChangedWorkflow.let_go)
+        await handle.result()
+        await reset(fleet, handle)
+        again = fleet.client.get_workflow_handle(handle.id)
+        costs = await costs_after(again, 4)
+        await again.terminate()
+
+    lost = costs.attempts[0]
+    reserved = sum((a.reserved_usd or Decimal(0) for a in before.attempts), Decimal(0))
+    assert ("(reset)", reserved) == (lost.role, lost.cost_usd)
+    assert costs.cost_usd == reserved + before.cost_usd
+
+
+async def costs_after(handle: WorkflowHandle[Any, Any], attempts: int) -> ItemCosts:
+    """Return what a workflow costs once it has made so many attempts."""
+    async with asyncio.timeout(20):
+        while (costs := await costs_of(handle)).made < attempts:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return costs
 
 
 async def test_pause_breaks_off_and_resume_makes_the_call_again(running: Start) -> None:

@@ -15,6 +15,7 @@ from .conftest import Running, Start
 from .own_workflows import (
     ExplainedWorkflow,
     LongWorkflow,
+    OddWorkflow,
     ParallelWorkflow,
     Review,
     ReviewWorkflow,
@@ -32,6 +33,7 @@ WORKFLOWS = (
     ParallelWorkflow,
     TierWorkflow,
     LongWorkflow,
+    OddWorkflow,
 )
 
 
@@ -191,6 +193,37 @@ HUMAN = """
 agents:
   reviewer: {type: human, timeout: 1h}
 """
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("half a character", "the input of the role 'reviewer' has half a character"),
+        ("no object", "output=Words is no object but of type array"),
+        ("no regular expression", "output=Letters cannot be asked for"),
+    ],
+)
+async def test_what_cannot_be_asked_fails_before_it_is_paid(
+    running: Start, what: str, said: str
+) -> None:
+    """The workflow fails by name, instead of its task for ever or after the call."""
+    fleet = await running(ROLES)
+
+    with pytest.raises(WorkflowFailureError) as failed:
+        await execute(fleet, OddWorkflow.run, what)
+
+    assert said in str(failed.value.cause)
+    assert 0 == fleet.provider.accounting.calls
+
+
+async def test_reply_that_was_cut_off_says_so(running: Start) -> None:
+    """Text that ends at the limit is a reply; its attempt tells that more was to come."""
+    fleet = await running(ROLES)
+    fleet.provider.script(Reply("half a sent", finish_reason="length"))
+
+    (attempt,) = await execute(fleet, ExplainedWorkflow.run, "text")
+
+    assert "cut off at 2048 output tokens" == attempt.note
 
 
 async def test_human_reply_is_judged_by_the_callers_model(running: Start) -> None:

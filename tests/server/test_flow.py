@@ -1,5 +1,6 @@
 """Flows on a real server: transitions, verification, escalation, human states."""
 
+import asyncio
 import json
 from decimal import Decimal
 
@@ -233,6 +234,24 @@ async def test_temporal_cancel_ends_in_cancelled(running: Start) -> None:
     )
     assert result.state == "cancelled"
     assert state == "cancelled"
+
+
+@pytest.mark.parametrize("way", ["cancel", "terminate"])
+async def test_item_that_is_stopped_tells_what_it_is_charged(
+    running: Start, way: str
+) -> None:
+    """A call that was under way is in the result at its reservation, not at zero."""
+    fleet = await running(REVIEWED)
+    fleet.provider.script(Reply("never", gate=asyncio.Event()))
+    handle = await fleet.start("feature")
+    await fleet.provider.until(lambda books: books.in_flight == 1)
+
+    await getattr(handle, way)()
+    result = await flow_result(handle)
+
+    costs = await handle.query("costs", result_type=ItemCosts)
+    assert result.cost_usd == costs.cost_usd + costs.reserved_usd > 0
+    assert 1 == result.unknown_cost_attempts
 
 
 async def test_pause_starts_nothing_new(running: Start) -> None:

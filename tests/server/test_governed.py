@@ -29,9 +29,10 @@ from tierpool.testing import Fail, Reply, Stall
 from tierpool.testing.records import charge
 from tierpool.worker import Served
 
+from .budget_workflows import PairWorkflow
 from .conftest import Running, Start, client_of
 from .governed_activities import ask, ask_in_a_thread
-from .governed_work import Ask, Asking, AskingLocally, Told
+from .governed_work import Ask, Asking, AskingAgain, AskingLocally, Told
 
 ROOT = Path(__file__).parents[2]
 ROLES = """
@@ -177,6 +178,25 @@ async def test_each_attempt_of_an_activity_reserves_anew(fleet: Fleet) -> None:
     assert [Told(text="little")] == answers
     assert its.provider.accounting.calls == 2
     assert WORST + LITTLE_USD == after.cost_usd
+
+
+async def test_activity_ids_that_come_again_are_reservations_of_their_own(
+    fleet: Fleet,
+) -> None:
+    """With one ID for all, the calls pay one by one and stop at the cap."""
+    its = await fleet(WORST * 2)
+    its.provider.default(ALL)
+    asks = [an_ask(its, id="summarise", attempts=1)] * 4
+
+    async with its.worker(AskingAgain, activities=[ask]) as queue:
+        handle = await its.client.start_workflow(
+            AskingAgain.run, asks, id=f"again-{uuid4().hex[:8]}", task_queue=queue
+        )
+        answers = await handle.result()
+        after = await costs(handle)
+
+    assert ["", "", "BudgetDenied", "BudgetDenied"] == [a.error for a in answers]
+    assert (2, 2 * WORST) == (its.provider.accounting.calls, after.cost_usd)
 
 
 @pytest.mark.parametrize(
@@ -395,3 +415,37 @@ async def test_refused_calls_cost_nothing_if_they_say_so(fleet: Fleet) -> None:
 
     assert [Told(text="little")] == answers
     assert WORST + LITTLE_USD == after.cost_usd
+
+
+PYTHON = """
+guardrails: {max_cost_per_workflow_usd: 0.004}
+agents:
+  clerk: {type: python, call: "paying:work", timeout: 30s}
+"""
+PAYING = """
+import asyncio
+from tierpool import Usage, governed
+
+async def work(request):
+    async with governed(
+        model="openai:small", max_output_tokens=1000, input="x" * 200
+    ) as call:
+        await asyncio.sleep(1)
+        call.settle(Usage(input_tokens=50, output_tokens=5))
+    return {"text": "paid"}
+"""
+
+
+async def test_python_role_waits_for_money_that_comes_back(running: Start) -> None:
+    """Two roles that each need most of the budget both get it, one after the other."""
+    its = await running(PYTHON, paying__py=PAYING)
+
+    async with its.worker(PairWorkflow) as queue:
+        handle = await its.client.start_workflow(
+            PairWorkflow.run, id=f"pair-{uuid4().hex[:8]}", task_queue=queue
+        )
+        answers = await handle.result()
+        after = await costs(handle)
+
+    assert ["paid", "paid"] == answers
+    assert 2 * LITTLE_USD == after.cost_usd

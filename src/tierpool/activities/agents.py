@@ -48,12 +48,16 @@ from tierpool.contracts import (
     Outcome,
     PartRef,
 )
-from tierpool.replies import reply_text, validate_reply
+from tierpool.errors import ConfigError, TierpoolError, UnknownName
+from tierpool.replies import check_schema, reply_text, validate_reply
 
 __all__ = ["AgentActivities"]
 
 _BEAT_SECONDS = 1.5
 """Well below the heartbeat timeout, also when the event loop is busy."""
+
+_READ_AT_ONCE = 16_000
+"""Characters of an answer; validating a longer one can take seconds."""
 
 _SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 """Ends of the names of environment variables whose values nobody may see."""
@@ -116,9 +120,9 @@ class AgentActivities:
                     message="broken off by an operator's pause or reset",
                 )
             except PartMissing as error:
-                detail = FailureDetail(
-                    outcome=Outcome.UNBILLED, next=NextStep.RETRY, message=str(error)
-                )
+                detail = _unbilled(error, NextStep.RETRY)
+            except (ConfigError, UnknownName) as error:
+                detail = _unbilled(error, NextStep.FAIL)
             else:
                 log.info("attempt.answered", **_usage(result))
                 return result
@@ -173,10 +177,16 @@ class AgentActivities:
             base_url=request.base_url,
             api_key_env=request.api_key_env,
         )
+        if schema is not None:
+            check_schema(schema)
         check_estimate(request, provider.input_bytes(call))
         answer = await provider.complete(call)
         compare_usage(request, call, answer.usage)
-        return await fitting(read_answer(answer, schema), answer)
+        if len(answer.text) > _READ_AT_ONCE:  # in a thread: heartbeats go on
+            result = await asyncio.to_thread(read_answer, answer, schema)
+        else:
+            result = read_answer(answer, schema)
+        return await fitting(result, answer)
 
     async def _tool(
         self, request: AgentRequest, body: str, schema: dict[str, Any] | None
@@ -256,6 +266,11 @@ def _application_error(detail: FailureDetail) -> ApplicationError:
         if expected
         else ApplicationErrorCategory.UNSPECIFIED,
     )
+
+
+def _unbilled(error: TierpoolError, then: NextStep) -> FailureDetail:
+    """Report what went wrong before anything was sent."""
+    return FailureDetail(outcome=Outcome.UNBILLED, next=then, message=str(error))
 
 
 def _type(detail: FailureDetail) -> str:

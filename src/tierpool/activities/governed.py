@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
-from itertools import count
+from uuid import uuid4
 
 import structlog
 from pydantic_core import PydanticSerializationError, to_json
@@ -44,7 +44,6 @@ class _Scope:
 
     fleet: FleetSnapshot
     loop: asyncio.AbstractEventLoop
-    numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("tierpool_governed", default=None)
@@ -159,7 +158,7 @@ def governed(
         quote = quote_of(scope.fleet, model, max_output_tokens, input)
     except TierpoolError as error:
         raise refused(str(error)) from error
-    return _governed(scope, model, quote)
+    return _governed(model, quote)
 
 
 def quote_of(
@@ -178,11 +177,10 @@ def quote_of(
 
 
 @asynccontextmanager
-async def _governed(
-    scope: _Scope, model: str, quote: Quote
-) -> AsyncIterator[GovernedCall]:
+async def _governed(model: str, quote: Quote) -> AsyncIterator[GovernedCall]:
     info = activity.info()
-    id = f"{info.activity_id}-{info.attempt}-{next(scope.numbers)}"
+    # activity IDs come again: after a reset, and where the user gives them
+    id = f"{info.activity_id}-{info.attempt}-{uuid4().hex[:16]}"
     await reserve(
         GovernedRequest(
             id=id,

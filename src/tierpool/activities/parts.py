@@ -69,9 +69,12 @@ class PartStore:
         Raises:
             PartMissing: if what was fetched is not the text of this hash.
         """
-        text = self._pinned.get(ref.hash) or self._texts.get(ref.hash)
+        text = self._pinned.get(ref.hash)
         if text is not None:
             return text
+        if ref.hash in self._texts:
+            self._texts.move_to_end(ref.hash)
+            return self._texts[ref.hash]
         text = await fetch(ref)
         if hashlib.sha256(text.encode()).hexdigest() != ref.hash:
             raise PartMissing(f"the item's text does not have the hash {ref.hash}")

@@ -25,7 +25,13 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 
-from tierpool.contracts import GovernedAnswer, GovernedRequest, GovernedSettlement
+from tierpool.contracts import (
+    RESERVE_UPDATE,
+    SETTLE_UPDATE,
+    GovernedAnswer,
+    GovernedRequest,
+    GovernedSettlement,
+)
 from tierpool.contracts.wire import Wire
 
 __all__ = ["refused", "reserve", "settle"]
@@ -66,7 +72,7 @@ async def reserve(request: GovernedRequest) -> None:
             if the workflow cannot answer. Nothing is reserved then.
     """
     asked = asyncio.ensure_future(
-        _update("tierpool_reserve", request, request.id, GovernedAnswer)
+        _update(RESERVE_UPDATE, request, request.id, GovernedAnswer)
     )
     try:
         done, _ = await asyncio.wait([asked], timeout=_ANSWER.total_seconds())
@@ -99,7 +105,7 @@ async def settle(settlement: GovernedSettlement, *, cancelled: bool = False) -> 
     """
     id = f"{settlement.id}-settle"
     told: asyncio.Future[None] = asyncio.ensure_future(
-        _update("tierpool_settle", settlement, id, None)
+        _update(SETTLE_UPDATE, settlement, id, None)
     )
     limit = _LAST_WORDS if cancelled else _ANSWER
     try:
@@ -150,8 +156,12 @@ def _answer_of(asked: asyncio.Future[GovernedAnswer]) -> GovernedAnswer:
             retry=False,
         ) from error
     except RPCError as error:
-        closed = error.status is RPCStatusCode.NOT_FOUND
-        raise _unreachable(error.message, retry=not closed) from error
+        # closed; or its run has taken all the Updates that the server allows
+        final = error.status in (
+            RPCStatusCode.NOT_FOUND,
+            RPCStatusCode.FAILED_PRECONDITION,
+        )
+        raise _unreachable(error.message, retry=not final) from error
 
 
 def _unreachable(why: str, *, retry: bool) -> ApplicationError:

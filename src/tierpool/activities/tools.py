@@ -19,9 +19,10 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, TypeGuard, cast
 
 from pydantic import BaseModel, JsonValue, ValidationError
+from temporalio.exceptions import ApplicationError
 
 from tierpool.activities.programs import Finished, TooMuchOutput, run_program
 from tierpool.blueprint import Reply
@@ -133,8 +134,17 @@ async def run_python(
         if scope.expired():
             _fail(f"{request.call} did not return within {limit:g} s", error)
         _fail(f"{request.call} raised {_named(error)}", error)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
-        _fail(f"{request.call} raised {_named(error)}", error)
+    except (Exception, SystemExit) as error:
+        message = f"{request.call} raised {_named(error)}"
+        if _may_pass(error):
+            later = FailureDetail(
+                outcome=Outcome.UNBILLED,
+                next=NextStep.RETRY,
+                message=message,
+                retry_after=error.next_retry_delay,
+            )
+            raise ToolError(later) from error
+        _fail(message, error)
     try:
         reply = _python_reply(value, request.call)
     except ValueError as error:  # a model with a field that JSON cannot hold
@@ -264,6 +274,13 @@ def _checked(value: Mapping[str, object], source: str) -> Reply:
             f"the limit is {_REPLY_LIMIT_BYTES:,}"
         )
     return cast(dict[str, JsonValue], json.loads(raw))
+
+
+def _may_pass(error: BaseException) -> TypeGuard[ApplicationError]:
+    """Tell whether a call under `governed` may be paid for a little later."""
+    if not isinstance(error, ApplicationError) or error.non_retryable:
+        return False
+    return error.type in ("BudgetDenied", "BudgetUnreachable")
 
 
 def _named(error: BaseException) -> str:

@@ -15,7 +15,6 @@ from tierpool.contracts import (
     BudgetCarry,
     BudgetGrant,
     BudgetReport,
-    BudgetView,
     ChildCarry,
 )
 
@@ -231,15 +230,6 @@ class Account:
         without = sum(1 for child in self.children.values() if not child.granted)
         share = _FLOOR.divide(free, Decimal(max(1, without) + 1))
         return share.quantize(_NANO, context=_FLOOR)
-
-    def view(self) -> BudgetView:
-        """Show the account."""
-        return BudgetView(
-            cap_usd=self.cap,
-            settled_usd=self.settled,
-            reserved_usd=self.reserved,
-            parent=self.parent,
-        )
 
     def carry(self) -> BudgetCarry:
         """Hand the account over; what has not been settled is charged."""

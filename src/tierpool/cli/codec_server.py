@@ -7,12 +7,15 @@ import asyncio
 import os
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from tierpool.cli.common import DONE, console, print_json
 from tierpool.codec import ZlibCodec
 from tierpool.devserver.codec_server import serve_codec
 from tierpool.errors import UsageError
 from tierpool.worker import stop_on_signals
+
+_PORTS = {"http": 80, "https": 443}
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -54,11 +57,18 @@ def _origin(url: str) -> str:
     Raises:
         UsageError: if the URL is something else.
     """
-    origin = url.rstrip("/")
-    scheme, _, host = origin.partition("://")
-    if scheme not in ("http", "https") or not host or "/" in host:
+    try:
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
+    except ValueError:  # a port that is no number, an address that is none
+        scheme, host, port = "", None, None
+    more = parts.path.strip("/") or parts.query or parts.fragment if host else ""
+    if scheme not in _PORTS or not host or more or "@" in parts.netloc:
         raise UsageError(
             f"--origin {url!r} is no origin of a web page; "
             "it looks like http://127.0.0.1:8233"
         )
-    return origin
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}" + (
+        f":{port}" if port not in (None, _PORTS[scheme]) else ""
+    )

@@ -43,12 +43,16 @@ from tierpool.contracts.items import (
     WorkItem,
 )
 from tierpool.contracts.money import (
+    ASK_SIGNAL,
+    GRANT_SIGNAL,
     PARENT_HEADER,
+    REPORT_SIGNAL,
+    RESERVE_UPDATE,
+    SETTLE_UPDATE,
     BudgetAsk,
     BudgetCarry,
     BudgetGrant,
     BudgetReport,
-    BudgetView,
     ChildCarry,
     GovernedAnswer,
     GovernedRequest,
@@ -64,10 +68,15 @@ from tierpool.contracts.wire import (
 )
 
 __all__ = [
+    "ASK_SIGNAL",
     "CARRY_HEADER",
     "FLEET_HEADER",
+    "GRANT_SIGNAL",
     "NO_MESSAGES",
     "PARENT_HEADER",
+    "REPORT_SIGNAL",
+    "RESERVE_UPDATE",
+    "SETTLE_UPDATE",
     "AgentRequest",
     "AgentResult",
     "Attempt",
@@ -75,7 +84,6 @@ __all__ = [
     "BudgetCarry",
     "BudgetGrant",
     "BudgetReport",
-    "BudgetView",
     "ChildCarry",
     "ConversationChunk",
     "ConversationRef",

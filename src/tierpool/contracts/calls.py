@@ -101,7 +101,7 @@ class AgentRequest(Wire):
     item_id: str
     """Work item, or ID of the user's own workflow."""
     route: Route
-    """Where it runs; the worker checks that it serves this model."""
+    """Model and pool; what the worker obeys."""
     conversation: ConversationRef | None = None
     """Earlier messages of the conversation, which `messages` go on from."""
     messages: tuple[Message, ...] = ()

@@ -12,12 +12,16 @@ from decimal import Decimal
 from tierpool.contracts.wire import Usage, Usd, Wire
 
 __all__ = [
+    "ASK_SIGNAL",
+    "GRANT_SIGNAL",
     "PARENT_HEADER",
+    "REPORT_SIGNAL",
+    "RESERVE_UPDATE",
+    "SETTLE_UPDATE",
     "BudgetAsk",
     "BudgetCarry",
     "BudgetGrant",
     "BudgetReport",
-    "BudgetView",
     "ChildCarry",
     "GovernedAnswer",
     "GovernedRequest",
@@ -28,6 +32,13 @@ __all__ = [
 
 PARENT_HEADER = "tierpool-parent"
 """Header that tells a child workflow of its parent's budget: a `ParentBudget`."""
+
+
+ASK_SIGNAL = "tierpool_ask"
+GRANT_SIGNAL = "tierpool_grant"
+REPORT_SIGNAL = "tierpool_report"
+RESERVE_UPDATE = "tierpool_reserve"
+SETTLE_UPDATE = "tierpool_settle"
 
 
 class BudgetAsk(Wire):
@@ -112,19 +123,8 @@ class Spent(Wire):
     """ID of the run that asked."""
     usd: Usd = Decimal(0)
     """What the run before its reset had spent and reserved."""
-
-
-class BudgetView(Wire):
-    """The budget as people see it."""
-
-    cap_usd: Usd | None = None
-    """None: no limit."""
-    settled_usd: Usd = Decimal(0)
-    """Charged for attempts that are over, children included."""
-    reserved_usd: Usd = Decimal(0)
-    """Worst case of what is under way, children's grants included."""
-    parent: str = ""
-    """Workflow ID of the parent that it draws from."""
+    late_usd: Usd = Decimal(0)
+    """Where that run cannot answer: what it reserved after the reset's point."""
 
 
 class GovernedRequest(Wire):

@@ -1,1 +1,1 @@
-"""Worker interceptors: snapshot hand-over and log context."""
+"""Worker interceptors: what runs hand on, budgets of activities, log context."""

@@ -139,6 +139,8 @@ def _settle(
         outcome, note = last.outcome, last.message
     else:
         outcome, note = Outcome.BILLED, last.problem
+        if last.finish_reason == "length" and not note:
+            note = f"cut off at {request.max_output_tokens} output tokens"
     cost = _cost(run.snapshot, request.route, held, outcome, last.usage)
     if held is not None and cost > held.usd:
         above = f"cost {money(cost)}, above its reservation of {money(held.usd)}"

@@ -19,7 +19,10 @@ from tierpool.blueprint import Guardrails
 from tierpool.budget.account import Account
 from tierpool.budget.estimate import Quote
 from tierpool.contracts import (
+    ASK_SIGNAL,
+    GRANT_SIGNAL,
     PARENT_HEADER,
+    REPORT_SIGNAL,
     BudgetAsk,
     BudgetCarry,
     BudgetGrant,
@@ -28,11 +31,7 @@ from tierpool.contracts import (
 )
 from tierpool.workflows.render import money
 
-__all__ = ["ASK_SIGNAL", "GRANT_SIGNAL", "REPORT_SIGNAL", "Denied", "Held", "RunBudget"]
-
-ASK_SIGNAL = "tierpool_ask"
-GRANT_SIGNAL = "tierpool_grant"
-REPORT_SIGNAL = "tierpool_report"
+__all__ = ["Denied", "Held", "RunBudget"]
 
 _ASK_AGAIN = timedelta(minutes=10)
 """A parent that has ended meanwhile answers nothing; asking again tells."""

@@ -44,7 +44,7 @@ from tierpool.workflows.render import (
 )
 from tierpool.workflows.routes import route_for
 from tierpool.workflows.run import RunState
-from tierpool.workflows.threads import Thread
+from tierpool.workflows.threads import Thread, size_of
 
 __all__ = ["Call", "make_call"]
 
@@ -80,6 +80,8 @@ class Call:
 
     def __post_init__(self) -> None:
         self.spec: RoleSnapshot = self.snapshot.role(self.role)
+        for _, text in self.messages:
+            size_of(text, f"the input of the role {self.role!r}")
         self.schema = self._schema()
         self.whole = self.thread.ref() if self.thread else None
         self.seen = self.thread.seen() if self.thread else None

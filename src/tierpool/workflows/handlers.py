@@ -15,6 +15,11 @@ from temporalio.exceptions import ApplicationError
 
 from tierpool.blueprint import read_budget
 from tierpool.contracts import (
+    ASK_SIGNAL,
+    GRANT_SIGNAL,
+    REPORT_SIGNAL,
+    RESERVE_UPDATE,
+    SETTLE_UPDATE,
     Attempt,
     BudgetAsk,
     ConversationChunk,
@@ -24,7 +29,6 @@ from tierpool.contracts import (
     GovernedSettlement,
     Outcome,
 )
-from tierpool.workflows.budget import ASK_SIGNAL, GRANT_SIGNAL, REPORT_SIGNAL
 from tierpool.workflows.run import RunState, attach, run_of
 from tierpool.workflows.threads import chunk_of
 
@@ -45,8 +49,8 @@ def install() -> RunState:
     workflow.set_query_handler("tierpool_part", state.part)
     workflow.set_query_handler("tierpool_spent", state.spent)
     workflow.set_query_handler("tierpool_conversation", _Conversations(state).answer)
-    workflow.set_update_handler("tierpool_reserve", governed.reserve)
-    workflow.set_update_handler("tierpool_settle", governed.settle)
+    workflow.set_update_handler(RESERVE_UPDATE, governed.reserve)
+    workflow.set_update_handler(SETTLE_UPDATE, governed.settle)
     workflow.set_signal_handler(ASK_SIGNAL, _child_asks)
     workflow.set_signal_handler(REPORT_SIGNAL, state.budget.child_reports)
     workflow.set_signal_handler(GRANT_SIGNAL, state.budget.granted)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import TypeAlias, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from tierpool.blueprint import Reply
+from tierpool.errors import ConfigError, UsageError
+from tierpool.replies import check_schema
 
 __all__ = ["Output", "Typed", "misfit", "schema_of", "typed"]
 
@@ -16,10 +18,26 @@ Typed: TypeAlias = BaseModel | str | Reply
 
 
 def schema_of(output: type[BaseModel] | type[str]) -> str:
-    """Return the JSON Schema to ask for; empty for plain text."""
+    """Return the JSON Schema to ask for; empty for plain text.
+
+    Raises:
+        UsageError: if no reply could satisfy it, or nobody could check it.
+    """
     if output is str:
         return ""
-    schema = cast(type[BaseModel], output).model_json_schema()
+    model = cast(type[BaseModel], output)
+    try:
+        schema = model.model_json_schema()
+        check_schema(schema)
+    except (PydanticUserError, ConfigError) as error:
+        raise UsageError(
+            f"output={model.__name__} cannot be asked for: {error}"
+        ) from None
+    if schema.get("type", "object") != "object":
+        raise UsageError(
+            f"output={model.__name__} is no object but of type {schema['type']}; a "
+            "reply is an object: give the value a field of a model"
+        )
     return json.dumps(schema, sort_keys=True, separators=(",", ":"))
 
 

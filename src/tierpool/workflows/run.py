@@ -203,7 +203,7 @@ class RunState:
                 return
             answer = await spent_activity(info.run_id)
             self._asked_for = answer.run
-            self._lost(answer.usd - self.budget.account.held)
+            self._lost(max(answer.usd - self.budget.account.held, answer.late_usd))
 
     def spent(self) -> str:
         """Tell the run that follows a reset what this one has spent and reserved."""

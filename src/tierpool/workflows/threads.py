@@ -19,7 +19,7 @@ from tierpool.contracts import (
 )
 from tierpool.errors import UnknownName, UsageError
 
-__all__ = ["Thread", "chunk_of", "take_up"]
+__all__ = ["Thread", "chunk_of", "size_of", "take_up"]
 
 _CHUNK = 300_000
 """Characters of one answer: control characters take six bytes each as JSON, so at
@@ -43,17 +43,9 @@ class Thread:
         """Append a message.
 
         Raises:
-            UsageError: for text that no encoding has: it could not be sent, and the
-                workflow task would fail for ever.
+            UsageError: for text that cannot be sent.
         """
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"a message of the conversation {self.name!r} has half a character (a "
-                f"lone surrogate) at position {error.start}; decode the text anew, or "
-                "replace it"
-            ) from None
+        size = size_of(text, f"a message of the conversation {self.name!r}")
         self.messages.append((role, text))
         self.hash = next_hash(self.hash, role, text)
         self.bytes += size
@@ -125,3 +117,19 @@ def take_up(name: str, messages: Iterable[tuple[Speaker, str]]) -> Thread:
         if role == "assistant":
             thread.answered = thread.ref()
     return thread
+
+
+def size_of(text: str, what: str) -> int:
+    """Return the UTF-8 bytes of a text.
+
+    Raises:
+        UsageError: for text that no encoding has: it could not be sent, and the
+            workflow task would fail for ever.
+    """
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{what} has half a character (a lone surrogate) at position "
+            f"{error.start}; decode the text anew, or replace it"
+        ) from None

@@ -178,6 +178,7 @@ def _take(
         case "message_start":
             answer.model = event.message.model or answer.model
             _note_usage(event.message.usage, reported)
+            reported.pop("output_tokens", None)  # of a message that has just begun
         case "content_block_delta":
             delta = event.delta
             answer.add(delta.text if delta.type == "text_delta" else None)

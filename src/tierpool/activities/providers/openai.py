@@ -169,12 +169,12 @@ def _format(call: ProviderCall) -> ResponseFormatJSONSchema:
 
 def _take(chunk: ChatCompletionChunk, answer: Answer) -> None:
     answer.model = chunk.model or answer.model
-    if chunk.usage is not None:
-        answer.usage = usage_of(chunk.usage)
     # The SDK does not validate chunks: a server may leave `choices` out.
     for choice in chunk.choices or ():
         if not choice.index:
             _take_choice(choice, answer)
+    if chunk.usage is not None:  # some report it with every chunk: the last one counts
+        answer.usage = usage_of(chunk.usage)
 
 
 def _take_choice(choice: Choice, answer: Answer) -> None:
@@ -186,7 +186,7 @@ def _take_choice(choice: Choice, answer: Answer) -> None:
             answer.refused = True
             answer.add(delta.refusal)
         if getattr(delta, "reasoning_content", None):
-            answer.tokens = True
+            answer.add(None)
     if choice.finish_reason:
         answer.finish_reason = str(choice.finish_reason)
 
@@ -196,7 +196,7 @@ def _implied_status(body: object) -> int:
     for name in (error.get("code"), error.get("status"), error.get("type")):
         if isinstance(name, int) and 400 <= name <= 599:  # llama.cpp, Google
             return name
-        if name in _IN_STREAM:
+        if isinstance(name, str) and name in _IN_STREAM:
             return _IN_STREAM[name]
     return 500
 

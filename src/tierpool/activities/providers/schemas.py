@@ -1,6 +1,6 @@
 """Which JSON Schemas a provider can enforce while it writes; pure.
 
-The reply is validated in any case (`activities.replies`); these functions only
+The reply is validated in any case (`tierpool.replies`); these functions only
 say whether the provider may be asked to guarantee it.
 """
 

@@ -84,6 +84,7 @@ class Answer:
             ReplyTooLong: past `REPLY_LIMIT` characters.
         """
         self.tokens = True
+        self.usage = None  # what was reported before did not count this
         if not isinstance(text, str):
             return
         self._length += len(text)
@@ -97,7 +98,10 @@ class Answer:
         # A character may be split over two chunks as a pair of surrogates.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         reason = "refusal" if self.refused else self.finish_reason
-        return ProviderReply(text, self.usage, reason, self.model)
+        usage = self.usage
+        if text and usage is not None and not usage.output_tokens:
+            usage = None
+        return ProviderReply(text, usage, reason, self.model)
 
 
 _LOCAL_KEEPALIVE_SECONDS: Final = 2.0
@@ -109,7 +113,7 @@ NO_KEY: Final = "none"
 class SdkProvider(ABC, Generic[C]):
     """A provider on top of an official SDK.
 
-    Clients are shared per address, key and event loop for the process's life;
+    Clients are shared per address, key variable and event loop for the process's life;
     keys are read from the environment at each call, so a rotated key is used
     at once.
     """
@@ -127,7 +131,7 @@ class SdkProvider(ABC, Generic[C]):
         """Make one request and read the reply to its end; see `Provider`.
 
         A reply that is complete is returned even if the connection breaks after
-        it; its usage is None then.
+        it; its usage is None if that had not come.
         """
         key = self._key(call)
         address = self._address(call)
@@ -145,9 +149,8 @@ class SdkProvider(ABC, Generic[C]):
             error = CutStream(error, tokens=answer.tokens)
         detail = _without_secrets(self.explain(error, key), call, key)
         if address and not detail.status:
-            detail = detail.model_copy(
-                update={"message": f"{detail.message} (at {address})"}
-            )
+            where = f"{detail.message} (at {_place(address)})"
+            detail = detail.model_copy(update={"message": where})
         # Raised outside the except block: an SDK's error chained to it would
         # bring its full text into the history.
         raise ProviderError(detail)
@@ -284,8 +287,9 @@ def read_usage(
         reasoning: Part of the output.
 
     Returns:
-        None if a number is missing, negative, no whole number, or if a part is
-        larger than its whole: a wrong cost is worse than an unknown one.
+        None if a number is missing, negative, no whole number, if there is no
+        input, or if a part is larger than its whole: a wrong cost is worse than
+        an unknown one.
     """
     numbers = counts(
         [input_tokens, output_tokens, cached or 0, written or 0, reasoning or 0]
@@ -293,7 +297,7 @@ def read_usage(
     if numbers is None:
         return None
     total_in, total_out, read, write, thought = numbers
-    if read + write > total_in or thought > total_out:
+    if not total_in or read + write > total_in or thought > total_out:
         return None
     return Usage(
         input_tokens=total_in,
@@ -322,6 +326,12 @@ def _without_secrets(
         prompts.append(call.system)
     message = scrub(detail.message, [key], prompts)
     return detail.model_copy(update={"message": message})
+
+
+def _place(address: str) -> str:
+    """Name a server without what else an address can hold: a password, a token."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,0 +1,129 @@
+"""What a run that a reset has ended had spent: the run after it must know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from temporalio import activity
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.converter import DataConverter
+from temporalio.service import RPCError, RPCStatusCode
+
+from tierpool.contracts import GRANT_SIGNAL, RESERVE_UPDATE, Spent
+
+__all__ = ["spent"]
+
+_QUERY_TIMEOUT = timedelta(seconds=15)
+
+_QUERIES = 4
+"""Then the ended run's history has to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reset:
+    """Where a run comes from."""
+
+    run: str
+    """The run that it was made of."""
+    event: int
+    """The first event that is its own."""
+
+
+@activity.defn(name="tierpool_spent")
+async def spent(run_id: str) -> Spent:
+    """Return what the run that a reset has ended spent and reserved, in USD.
+
+    That run is closed, but answers queries as long as the server keeps it; if
+    it does not keep it any more, the answer is 0. If its code has changed, so
+    that it cannot be replayed, its history tells what it reserved.
+    """
+    client, workflow_id = activity.client(), activity.info().workflow_id or ""
+    reset = await _last_reset(client, workflow_id, run_id)
+    if reset is None:
+        return Spent(run=run_id)
+    handle = client.get_workflow_handle(workflow_id, run_id=reset.run)
+    try:
+        answer: str = await handle.query(
+            "tierpool_spent", result_type=str, rpc_timeout=_QUERY_TIMEOUT
+        )
+        return Spent(run=run_id, usd=Decimal(answer))
+    except WorkflowQueryFailedError:
+        pass
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return Spent(run=run_id)
+        if activity.info().attempt < _QUERIES:
+            raise
+    late = await _reserved_after(client.data_converter, handle, reset.event)
+    return Spent(run=run_id, late_usd=late)
+
+
+async def _last_reset(client: Client, workflow_id: str, run_id: str) -> _Reset | None:
+    handle = client.get_workflow_handle(workflow_id, run_id=run_id)
+    found = None
+    async for event in handle.fetch_history_events():
+        failed = event.workflow_task_failed_event_attributes
+        cause = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+        if failed.cause == cause:
+            found = _Reset(failed.base_run_id, event.event_id)
+    return found
+
+
+async def _reserved_after(
+    converter: DataConverter, handle: WorkflowHandle[Any, Any], first: int
+) -> Decimal:
+    """Add up all that a run reserved from an event on; it may have cost less."""
+    found = _Reserved(converter)
+    async for event in handle.fetch_history_events():
+        await found.read(event, late=event.event_id >= first)
+    return found.total
+
+
+@dataclass
+class _Reserved:
+    """Reservations of a history: for attempts, for activities, for children."""
+
+    converter: DataConverter
+    calls: Decimal = Decimal(0)
+    grants: dict[tuple[str, bool], Decimal] = field(default_factory=dict)
+    """Highest grant of a child, by whether it is late: each is a running total."""
+
+    @property
+    def total(self) -> Decimal:
+        """What was reserved late."""
+        children = {child for child, _ in self.grants}
+        return sum((self._granted(child) for child in children), self.calls)
+
+    async def read(self, event: HistoryEvent, *, late: bool) -> None:
+        """Take up an event."""
+        scheduled = event.activity_task_scheduled_event_attributes
+        accepted = event.workflow_execution_update_accepted_event_attributes
+        signal = event.signal_external_workflow_execution_initiated_event_attributes
+        update = accepted.accepted_request.input
+        if scheduled.activity_id and late:
+            self.calls += await self._amount(scheduled.input.payloads, "reserved_usd")
+        elif update.name == RESERVE_UPDATE and late:
+            self.calls += await self._amount(update.args.payloads, "usd")
+        elif signal.signal_name == GRANT_SIGNAL:
+            key = (signal.workflow_execution.workflow_id, late)
+            granted = await self._amount(signal.input.payloads, "granted_usd")
+            self.grants[key] = max(granted, self.grants.get(key, Decimal(0)))
+
+    def _granted(self, child: str) -> Decimal:
+        before = self.grants.get((child, False), Decimal(0))
+        return max(Decimal(0), self.grants.get((child, True), before) - before)
+
+    async def _amount(self, payloads: Sequence[Payload], name: str) -> Decimal:
+        """Read an amount of the first argument; 0 if that is something else."""
+        try:
+            (value,) = await self.converter.decode(payloads[:1], [dict[str, Any]])
+        except (ValueError, RuntimeError, TypeError):
+            return Decimal(0)  # an activity of somebody else
+        return Decimal(value.get(name) or 0)
