@@ -284,7 +284,7 @@ async def test_nonsense_is_no_budget_of_an_item(running: Start, usd: Any) -> Non
 async def test_usage_above_the_estimate_is_charged_and_told(running: Start) -> None:
     """More output than asked for is paid as it is; nothing more is started then."""
     fleet = await running(roles(3 * WORST), base=BASE)
-    fleet.provider.default(Reply("fine", usage=Usage(output_tokens=9_000)))
+    fleet.provider.default(Reply("fine", usage=Usage(input_tokens=9, output_tokens=9_000)))
 
     async with started(fleet, GreedyWorkflow.run, 1, 2) as handle:
         replies = await handle.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -38,31 +38,66 @@ class _Reset:
 
 @activity.defn(name="tierpool_spent")
 async def spent(run_id: str) -> Spent:
-    """Return what the run that a reset has ended spent and reserved, in USD.
+    """Return what the runs that a reset has ended spent and reserved, in USD.
 
-    That run is closed, but answers queries as long as the server keeps it; if
-    it does not keep it any more, the answer is 0. If its code has changed, so
-    that it cannot be replayed, its history tells what it reserved.
+    They are closed, but answer queries as long as the server keeps them; one
+    that it does not keep any more counts as 0. If the code has changed, so that
+    a run cannot be replayed, its history tells what it reserved.
     """
     client, workflow_id = activity.client(), activity.info().workflow_id or ""
     reset = await _last_reset(client, workflow_id, run_id)
     if reset is None:
         return Spent(run=run_id)
-    handle = client.get_workflow_handle(workflow_id, run_id=reset.run)
+    usd = late = Decimal(0)
+    for run in {reset.run: "", await _run_before(client, workflow_id, run_id): ""}:
+        if not run:
+            continue
+        handle = client.get_workflow_handle(workflow_id, run_id=run)
+        answer = await _answer(handle)
+        if answer is None:
+            found = await _reservations(client.data_converter, handle, reset.event)
+            late = max(late, found.total)
+        else:
+            usd = max(usd, answer)
+    base = client.get_workflow_handle(workflow_id, run_id=reset.run)
+    pending = (await _reservations(client.data_converter, base, reset.event)).pending
+    return Spent(run=run_id, usd=usd, late_usd=late, pending_usd=pending)
+
+
+async def _answer(handle: WorkflowHandle[Any, Any]) -> Decimal | None:
+    """Ask a closed run what it spent; None if it cannot be replayed."""
     try:
         answer: str = await handle.query(
             "tierpool_spent", result_type=str, rpc_timeout=_QUERY_TIMEOUT
         )
-        return Spent(run=run_id, usd=Decimal(answer))
+        return Decimal(answer)
     except WorkflowQueryFailedError:
-        pass
+        return None
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return Spent(run=run_id)
+            return Decimal(0)
         if activity.info().attempt < _QUERIES:
             raise
-    late = await _reserved_after(client.data_converter, handle, reset.event)
-    return Spent(run=run_id, late_usd=late)
+        return None
+
+
+async def _run_before(client: Client, workflow_id: str, run_id: str) -> str:
+    """Find the run that was the current one before this one.
+
+    It knows what all runs before it have spent, or has spent nothing itself. It
+    need not be the one that the reset started from.
+    """
+    last, found = datetime.min.replace(tzinfo=UTC), ""
+    quoted = workflow_id.replace("'", "''")
+    try:
+        async for run in client.list_workflows(f"WorkflowId = '{quoted}'"):
+            closed = run.close_time or datetime.max.replace(tzinfo=UTC)
+            if run.run_id != run_id and closed > last:
+                last, found = closed, run.run_id
+    except RPCError as error:
+        if error.status is not RPCStatusCode.UNIMPLEMENTED:
+            raise
+    return found
 
 
 async def _last_reset(client: Client, workflow_id: str, run_id: str) -> _Reset | None:
@@ -76,22 +111,28 @@ async def _last_reset(client: Client, workflow_id: str, run_id: str) -> _Reset |
     return found
 
 
-async def _reserved_after(
+async def _reservations(
     converter: DataConverter, handle: WorkflowHandle[Any, Any], first: int
-) -> Decimal:
-    """Add up all that a run reserved from an event on; it may have cost less."""
-    found = _Reserved(converter)
-    async for event in handle.fetch_history_events():
-        await found.read(event, late=event.event_id >= first)
-    return found.total
+) -> _Reservations:
+    """Read what a run reserved before and from an event on; it may have cost less."""
+    found = _Reservations(converter)
+    try:
+        async for event in handle.fetch_history_events():
+            await found.read(event, late=event.event_id >= first)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+    return found
 
 
 @dataclass
-class _Reserved:
+class _Reservations:
     """Reservations of a history: for attempts, for activities, for children."""
 
     converter: DataConverter
     calls: Decimal = Decimal(0)
+    under_way: dict[int, Decimal] = field(default_factory=dict)
+    """Attempts that have not ended at the given event, by their own."""
     grants: dict[tuple[str, bool], Decimal] = field(default_factory=dict)
     """Highest grant of a child, by whether it is late: each is a running total."""
 
@@ -101,15 +142,26 @@ class _Reserved:
         children = {child for child, _ in self.grants}
         return sum((self._granted(child) for child in children), self.calls)
 
+    @property
+    def pending(self) -> Decimal:
+        """What was reserved before, for attempts that ended late or not at all."""
+        return sum(self.under_way.values(), Decimal(0))
+
     async def read(self, event: HistoryEvent, *, late: bool) -> None:
         """Take up an event."""
         scheduled = event.activity_task_scheduled_event_attributes
         accepted = event.workflow_execution_update_accepted_event_attributes
         signal = event.signal_external_workflow_execution_initiated_event_attributes
         update = accepted.accepted_request.input
-        if scheduled.activity_id and late:
-            self.calls += await self._amount(scheduled.input.payloads, "reserved_usd")
-        elif update.name == RESERVE_UPDATE and late:
+        if scheduled.activity_id:
+            usd = await self._amount(scheduled.input.payloads, "reserved_usd")
+            if late:
+                self.calls += usd
+            else:
+                self.under_way[event.event_id] = usd
+        elif not late:
+            self.under_way.pop(_ended(event), None)
+        if update.name == RESERVE_UPDATE and late:
             self.calls += await self._amount(update.args.payloads, "usd")
         elif signal.signal_name == GRANT_SIGNAL:
             key = (signal.workflow_execution.workflow_id, late)
@@ -127,3 +179,13 @@ class _Reserved:
         except (ValueError, RuntimeError, TypeError):
             return Decimal(0)  # an activity of somebody else
         return Decimal(value.get(name) or 0)
+
+
+def _ended(event: HistoryEvent) -> int:
+    """Return the event that scheduled the activity which ends with this one."""
+    return (
+        event.activity_task_completed_event_attributes.scheduled_event_id
+        or event.activity_task_failed_event_attributes.scheduled_event_id
+        or event.activity_task_timed_out_event_attributes.scheduled_event_id
+        or event.activity_task_canceled_event_attributes.scheduled_event_id
+    )

@@ -37,10 +37,15 @@ class _Child:
     number: int = 0
     """Of its last ask; one that comes again changes nothing."""
     asks: BudgetAsk | None = None
-    """What it waits for; then it holds nothing that it could give back."""
+    """What it waits for; it has given back what it does not hold."""
 
     def can_give_back(self) -> bool:
-        return self.asks is None and self.granted > 0
+        return self.granted > 0 and (self.asks is None or self.asks.busy)
+
+    def has_got(self, ask: BudgetAsk) -> bool:
+        """Tell whether an ask that comes again was granted, and the grant lost."""
+        needed = _sum(ask.held_usd, ask.needs_usd)
+        return ask.number == self.number and self.granted >= needed > ask.held_usd
 
 
 @dataclass
@@ -55,8 +60,12 @@ class Account:
     """USD; None for no limit."""
     parent: str = ""
     """Workflow ID of the parent that it draws from."""
+    opened_by: str = ""
+    """Run that opened it: the parent tells by it who asks."""
+    limit: Decimal | None = None
+    """What the parent said that this workflow may spend at most."""
     asks: int = 0
-    """Asks made of the parent."""
+    """Number of the last ask made of the parent."""
     settled: Decimal = _ZERO
     calls: Decimal = _ZERO
     """Reserved for attempts under way that will be settled by themselves."""
@@ -137,34 +146,52 @@ class Account:
         self.ended(child)
         self.children[child] = _Child(limit=limit)
 
-    def ask(self, needs: Decimal, wants: Decimal) -> BudgetAsk:
-        """Ask the parent for more; what is not held is given back with that."""
-        self.asks += 1
+    def ask(self, needs: Decimal, wants: Decimal, at: int = 0) -> BudgetAsk:
+        """Ask the parent for more; what is not held is given back with that.
+
+        Args:
+            needs: USD on top of what is held, at least.
+            wants: USD that could be used at once.
+            at: A time, in any unit: later asks get higher numbers, also those
+                of a run that a reset has thrown back.
+        """
+        self.asks = max(self.asks + 1, at)
         self.cap = self.held
         return BudgetAsk(
             child="",
+            run=self.opened_by,
             number=self.asks,
             held_usd=self.held,
             needs_usd=needs,
             wants_usd=wants,
+            limit_usd=self.limit,
+            busy=self.calls > 0,
         )
 
     def asked(self, ask: BudgetAsk) -> None:
         """Take back what the child does not hold, and note what it needs."""
-        child = self.children.setdefault(ask.child, _Child(run=ask.run))
+        child = self.children.setdefault(
+            ask.child, _Child(run=ask.run, limit=ask.limit_usd)
+        )
         if child.run and child.run != ask.run:
-            self.started(ask.child, child.limit)
+            self.started(ask.child, ask.limit_usd)
             child = self.children[ask.child]
-        if ask.number > child.number:
-            child.run, child.number = ask.run, ask.number
-            child.asks, child.granted = ask, ask.held_usd
-            # the last to ask is the last to be answered
-            self.children[ask.child] = self.children.pop(ask.child)
+        if not child.number and ask.limit_usd is not None:
+            child.limit = ask.limit_usd
+        if ask.number < child.number or (
+            ask.number == child.number and child.asks is not None
+        ):
+            return
+        if ask.number > child.number:  # else the answer was lost
+            child.run, child.number, child.granted = ask.run, ask.number, ask.held_usd
+        child.asks = ask
+        # the last to ask is the last to be answered
+        self.children[ask.child] = self.children.pop(ask.child)
 
-    def waits_for(self, child: str) -> bool:
-        """Tell whether a child waits for an answer."""
+    def waits_for(self, child: str, number: int) -> bool:
+        """Tell whether a child waits for the answer to an ask."""
         known = self.children.get(child)
-        return known is not None and known.asks is not None
+        return known is not None and known.asks is not None and known.number == number
 
     def reported(self, report: BudgetReport) -> None:
         """Settle a child that tells its cost at its end."""
@@ -204,6 +231,8 @@ class Account:
         self, name: str, child: _Child, ask: BudgetAsk, patient: bool
     ) -> BudgetGrant | None:
         free, most = self.free, None
+        if child.has_got(ask):
+            return BudgetGrant(number=ask.number, granted_usd=child.granted)
         if child.limit is not None:
             most = max(_ZERO, _EXACT.subtract(child.limit, child.granted))
             if ask.needs_usd > most:
@@ -238,6 +267,8 @@ class Account:
             settled_usd=_sum(self.settled, self.calls, *self.governed.values()),
             parent=self.parent,
             asked=self.asks,
+            opened_by=self.opened_by,
+            limit_usd=self.limit,
             children={
                 name: ChildCarry(
                     granted_usd=child.granted,
@@ -258,6 +289,8 @@ class Account:
             parent=carried.parent,
             settled=carried.settled_usd,
             asks=carried.asked,
+            opened_by=carried.opened_by,
+            limit=carried.limit_usd,
             children={
                 name: _Child(c.granted_usd, c.limit_usd, c.run, c.number, c.asks)
                 for name, c in carried.children.items()

@@ -47,17 +47,22 @@ class BudgetAsk(Wire):
     child: str
     """Workflow ID of the child."""
     run: str = ""
-    """First run ID of the child: another child may take up the ID later."""
+    """Run that opened the child's account: another child, or a retry of this one,
+    may take up the ID later."""
     number: int = 1
-    """Counts the child's asks; the grant repeats it."""
+    """Grows from ask to ask, also over a reset; the grant repeats it."""
     held_usd: Usd = Decimal(0)
     """What the child has spent and reserved; the rest of its grant it gives back."""
     needs_usd: Usd = Decimal(0)
     """What it needs on top, at least: the worst case of its next call."""
     wants_usd: Usd = Decimal(0)
     """What it could use at once: the worst cases of all its calls that wait."""
+    limit_usd: Usd | None = None
+    """What it may spend at most, as its parent told it when it was started."""
     waits: bool = False
     """Whether it waits while siblings may give money back."""
+    busy: bool = False
+    """Whether calls of its own are under way, so that it may give some back itself."""
     patient: bool = False
     """Whether it waits until the budget is raised; it gives up by itself."""
 
@@ -114,6 +119,10 @@ class BudgetCarry(Wire):
     """Workflow ID of the parent that it draws from; empty for a budget of its own."""
     asked: int = 0
     """Number of the last ask to the parent."""
+    opened_by: str = ""
+    """Run that opened the account."""
+    limit_usd: Usd | None = None
+    """What the parent said that it may spend at most."""
 
 
 class Spent(Wire):
@@ -123,6 +132,9 @@ class Spent(Wire):
     """ID of the run that asked."""
     usd: Usd = Decimal(0)
     """What the run before its reset had spent and reserved."""
+    pending_usd: Usd = Decimal(0)
+    """Reserved for calls that were under way at the reset's point: they are made
+    once more."""
     late_usd: Usd = Decimal(0)
     """Where that run cannot answer: what it reserved after the reset's point."""
 

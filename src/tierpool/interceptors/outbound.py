@@ -7,6 +7,7 @@ spend as if it had no parent.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NoReturn
 
 from temporalio import workflow
@@ -45,6 +46,9 @@ class _Outbound(WorkflowOutboundInterceptor):
                     f"limit is {_NEXT_RUN_BYTES:,}"
                 )
             input.headers = {**input.headers, **handed}
+        own = workflow.info().headers.get(PARENT_HEADER)
+        if own is not None:
+            input.headers = {**input.headers, PARENT_HEADER: own}
         super().continue_as_new(input)
 
     async def start_child_workflow(
@@ -53,13 +57,16 @@ class _Outbound(WorkflowOutboundInterceptor):
         run = run_of(workflow.instance())
         if run is None:
             return await super().start_child_workflow(input)
+        before = run.budget.account.children.get(input.id)
         header = child_header(run, input.id, input.args)
         input.headers = {**input.headers, PARENT_HEADER: header}
         try:
             handle = await super().start_child_workflow(input)
         except BaseException:
-            run.budget.child_ended(input.id)
+            if before is None:
+                run.budget.child_ended(input.id)
             raise
+        run.budget.child_follows(input.id, before)
         handle.add_done_callback(lambda _: run.budget.child_ended(input.id))
         return handle
 
@@ -69,15 +76,25 @@ class _Inbound(WorkflowInboundInterceptor):
         super().init(_Outbound(outbound))
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-        run, ends = install(), True
+        run = install()
         try:
-            return await super().execute_workflow(input)
-        except workflow.ContinueAsNewError:
-            ends = False
-            raise
-        finally:
-            if ends and workflow.in_workflow():
+            result = await super().execute_workflow(input)
+        except BaseException as error:
+            # a bug fails the task only: the mended code goes on from there
+            if _ends(error):
                 await run.budget.report()
+            raise
+        await run.budget.report()
+        return result
+
+
+def _ends(error: BaseException) -> bool:
+    """Tell whether a workflow ends with this error."""
+    if isinstance(error, workflow.ContinueAsNewError) or not workflow.in_workflow():
+        return False
+    if isinstance(error, asyncio.CancelledError):
+        return workflow.cancellation_reason() is not None
+    return workflow.is_failure_exception(error)
 
 
 class RunInterceptor(Interceptor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
@@ -104,11 +105,20 @@ async def perform(
     except ActivityError as error:
         if is_cancelled_exception(error):
             paused = handle in run.broken_off and _cancels() == cancels
-            _cancelled(run, request, held, made, error, paused)
+            started = bool(error.started_event_id)
+            _cancelled(run, request, held, made, started, paused)
             if paused:
                 return None
             raise
         last = failure_of(error)
+    except asyncio.CancelledError:
+        # it was cancelled as it ended, and the SDK keeps its end to itself; or
+        # before it was sent at all
+        paused = handle in run.broken_off and _cancels() == cancels
+        _cancelled(run, request, held, made, _was_sent(handle), paused)
+        if paused:
+            return None
+        raise
     finally:
         run.under_way.remove(handle)
         run.broken_off.discard(handle)
@@ -117,6 +127,11 @@ async def perform(
         # the attempt's own end hides the cancel from the awaiting task
         raise asyncio.CancelledError
     return last
+
+
+def _was_sent(handle: workflow.ActivityHandle[Any]) -> bool:
+    """Tell whether an activity can have started: when in doubt, yes."""
+    return bool(getattr(handle, "_started", True))
 
 
 def _cancels() -> tuple[int, bool]:
@@ -157,11 +172,10 @@ def _cancelled(
     request: AgentRequest,
     held: Held | None,
     made: list[Attempt],
-    error: ActivityError,
+    started: bool,
     paused: bool,
 ) -> None:
     """Charge a cancelled attempt its reservation, unless no worker had started it."""
-    started = bool(error.started_event_id)
     outcome = Outcome.AMBIGUOUS if started else Outcome.UNBILLED
     cost = held.usd if held is not None and started else Decimal(0)
     note = "broken off by a pause" if paused else "cancelled"

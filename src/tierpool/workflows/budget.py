@@ -7,19 +7,18 @@ awaits between the two. Prices and the worst case of a call come from outside.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
-from typing import Protocol
+from typing import Any, Protocol
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError, is_cancelled_exception
 
 from tierpool.blueprint import Guardrails
 from tierpool.budget.account import Account
 from tierpool.budget.estimate import Quote
 from tierpool.contracts import (
-    ASK_SIGNAL,
     GRANT_SIGNAL,
     PARENT_HEADER,
     REPORT_SIGNAL,
@@ -29,12 +28,13 @@ from tierpool.contracts import (
     BudgetReport,
     ParentBudget,
 )
+from tierpool.workflows.drawing import Drawing, tell
 from tierpool.workflows.render import money
 
-__all__ = ["Denied", "Held", "RunBudget"]
+__all__ = ["Denied", "Held", "RunBudget", "parent_budget"]
 
-_ASK_AGAIN = timedelta(minutes=10)
-"""A parent that has ended meanwhile answers nothing; asking again tells."""
+_LOOK_AFTER = timedelta(minutes=1)
+"""Nobody tells a run of the end of children that a run before it has started."""
 
 
 class _Surroundings(Protocol):
@@ -64,15 +64,6 @@ class Denied:
 
 
 @dataclass
-class _Draw:
-    """An ask to the parent that has not been answered."""
-
-    ask: BudgetAsk
-    denied: str = ""
-    answered: bool = False
-
-
-@dataclass
 class RunBudget:
     """The budget of one run and those who wait for it."""
 
@@ -81,12 +72,12 @@ class RunBudget:
     rules: Guardrails = field(default_factory=Guardrails)
     opened: bool = False
     _changes: int = 0
-    _waiting: dict[int, Decimal] = field(default_factory=dict)
-    """Worst cases of the calls that wait for the parent."""
-    _tickets: int = 0
-    _draw: _Draw | None = None
-    _drawing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _sending: set[asyncio.Task[None]] = field(default_factory=set)
+    _inherited: list[str] = field(default_factory=list)
+    """Children that a run before this one has started."""
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._drawing = Drawing(lambda: self.account)
 
     def open(self, rules: Guardrails, own: Decimal | None) -> None:
         """Find out what this run may spend.
@@ -100,7 +91,7 @@ class RunBudget:
             return
         self.opened = True
         cap = rules.max_cost_per_workflow_usd if own is None else own
-        parent = _parent_budget()
+        parent = parent_budget()
         if parent is None:
             self.account.cap = cap
             return
@@ -108,6 +99,8 @@ class RunBudget:
         info = workflow.info().parent
         if draws and info is not None:
             self.account.cap, self.account.parent = Decimal(0), info.workflow_id
+            self.account.opened_by = workflow.info().original_execution_run_id
+            self.account.limit = parent.limit_usd
         else:
             limits = [c for c in (cap, parent.limit_usd) if c is not None]
             self.account.cap = min(limits, default=None)
@@ -115,6 +108,7 @@ class RunBudget:
     def resume(self, carried: BudgetCarry) -> None:
         """Take up what an earlier run handed over."""
         self.account, self.opened = Account.resume(carried), True
+        self._inherited = list(carried.children)
 
     async def reserve(self, quote: Quote) -> Held | Denied:
         """Take the worst case of a call, with less output if there is no more money.
@@ -129,7 +123,7 @@ class RunBudget:
             if self.account.take(quote.usd):
                 return Held(quote.usd, quote.output_tokens, quote.input_bytes)
             if self.account.parent and asks:
-                why = await self._from_parent(asks[0], quote.usd)
+                why = await self._from_parent(asks[0], quote.usd, waits=self._waits)
                 less = None if why or asks[0] == quote.usd else self._less(quote)
                 if less is not None:
                     return less
@@ -148,7 +142,7 @@ class RunBudget:
             return False
         if self.account.parent:
             return not await self._from_parent(
-                quote.least_usd, quote.usd, patience=patience
+                quote.least_usd, quote.usd, waits=True, patience=patience
             )
         try:
             await workflow.wait_condition(
@@ -197,10 +191,25 @@ class RunBudget:
         await self.run.caught_up()
         self.account.asked(ask)
         self.changed()
-        if not self.account.parent or not self.account.waits_for(ask.child):
-            return
-        if await self._from_parent(ask.needs_usd, ask.wants_usd):
-            self._answer(patient=False)
+        if self.account.parent:
+            self._go_on(self._draw_for(ask))
+
+    async def _draw_for(self, ask: BudgetAsk) -> None:
+        """Ask the own parent for what a child needs, until the child is answered."""
+        patience = self.rules.wait_for_raise if ask.patient else None
+        while self.account.waits_for(ask.child, ask.number):
+            denied = await self._from_parent(
+                ask.needs_usd, ask.wants_usd, waits=ask.waits, patience=patience
+            )
+            self._answer(patient=not denied)
+            if self.account.waits_for(ask.child, ask.number):
+                await self._change()
+
+    def child_follows(self, child: str, before: object) -> None:
+        """Charge a child of the same ID that has ended before this one was started."""
+        if before is not None and self.account.children.get(child) is before:
+            self.account.started(child, None)
+            self.changed()
 
     def child_reports(self, report: BudgetReport) -> None:
         """Settle a child at its end."""
@@ -213,18 +222,8 @@ class RunBudget:
         self.changed()
 
     def granted(self, grant: BudgetGrant) -> None:
-        """Take the parent's answer to the last ask.
-
-        An answer to an ask before it is void: with every ask the child has given
-        back what it did not hold, also what was on its way.
-        """
-        draw = self._draw
-        if grant.number != self.account.asks:
-            return
-        if not grant.denied:
-            self.account.cap = grant.granted_usd
-        if draw is not None and draw.ask.number == grant.number:
-            draw.answered, draw.denied = True, grant.denied
+        """Take the parent's answer."""
+        self._drawing.granted(grant)
         self.changed()
 
     async def report(self) -> None:
@@ -234,10 +233,10 @@ class RunBudget:
         info = workflow.info()
         report = BudgetReport(
             child=info.workflow_id,
-            run=info.first_execution_run_id,
+            run=self.account.opened_by,
             cost_usd=self.account.held,
         )
-        await _tell(self.account.parent, REPORT_SIGNAL, report)
+        await tell(self.account.parent, REPORT_SIGNAL, report)
 
     @property
     def _waits(self) -> bool:
@@ -245,14 +244,38 @@ class RunBudget:
 
     def _worth_waiting(self, quote: Quote) -> bool:
         """Tell whether money that is held now may come back and suffice."""
-        account = self.account
-        if not self._waits or not account.may_come_back():
-            return False
-        return account.cap is None or account.cap - account.settled >= quote.least_usd
+        return (
+            self._waits
+            and self.account.may_come_back()
+            and self._may_suffice(quote.least_usd)
+        )
+
+    def _may_suffice(self, usd: Decimal) -> bool:
+        """Tell whether an amount would fit if all that is under way cost nothing."""
+        cap = self.account.cap
+        return cap is None or cap - self.account.settled >= usd
 
     async def _change(self) -> None:
+        """Wait until something has happened to the account."""
         seen = self._changes
-        await workflow.wait_condition(lambda: self._changes != seen)
+        await self._look_after_inherited()
+        while self._changes == seen:
+            try:
+                await workflow.wait_condition(
+                    lambda: self._changes != seen,
+                    timeout=_LOOK_AFTER if self._inherited else None,
+                    timeout_summary="looks after children of the run before",
+                )
+            except TimeoutError:
+                await self._look_after_inherited()
+
+    async def _look_after_inherited(self) -> None:
+        """Charge children that have ended without a report while no run looked."""
+        for child in list(self._inherited):
+            known = child in self.account.children
+            if not known or not await tell(child, GRANT_SIGNAL, BudgetGrant(number=0)):
+                self._inherited.remove(child)
+                self.child_ended(child)
 
     def _less(self, quote: Quote) -> Held | None:
         """Reserve for as much output as the money left pays for."""
@@ -275,69 +298,35 @@ class RunBudget:
         needs: Decimal,
         wants: Decimal,
         *,
-        waits: bool = True,
+        waits: bool,
         patience: timedelta | None = None,
     ) -> str:
         """Draw on the parent's budget; return why not, or nothing.
 
-        One ask at a time. It names what all who wait could use, so that the
-        others need not ask for themselves.
+        Nobody waits for the parent while calls of its own may give enough back.
         """
-        self._tickets += 1
-        ticket = self._tickets
-        self._waiting[ticket] = wants
-        try:
-            async with self._drawing:
-                if self.account.fits(needs):
-                    return ""
-                together = sum(self._waiting.values(), Decimal(0))
-                waits = waits and self._waits and not self.account.may_come_back()
-                ask = self.account.ask(needs, together).model_copy(
-                    update={"waits": waits, "patient": patience is not None}
-                )
-                return await self._drawn(ask, patience)
-        finally:
-            del self._waiting[ticket]
-
-    async def _drawn(self, ask: BudgetAsk, patience: timedelta | None) -> str:
-        info, needs = workflow.info(), ask.needs_usd
-        ask = ask.model_copy(
-            update={"child": info.workflow_id, "run": info.first_execution_run_id}
-        )
-        draw = self._draw = _Draw(ask)
-        left = patience
-        while True:
-            if not await _tell(self.account.parent, ASK_SIGNAL, ask):
-                return f"the parent {self.account.parent} has ended"
-            wait = _ASK_AGAIN if left is None else min(left, _ASK_AGAIN)
-            try:
-                await workflow.wait_condition(
-                    lambda: draw.answered or self.account.fits(needs),
-                    timeout=wait,
-                    timeout_summary=f"asks {self.account.parent} for {money(needs)}",
-                )
-            except TimeoutError:
-                left = left - wait if left is not None else None
-                if left is not None and left <= timedelta():
-                    return "the budget was not raised in time"
-                continue
-            return draw.denied
+        waits = waits and not (self.account.calls and self._may_suffice(needs))
+        return await self._drawing.draw(needs, wants, waits=waits, patience=patience)
 
     def _answer(self, *, patient: bool) -> None:
         """Send the children what can be answered by now."""
         if not workflow.in_workflow():
             return
         for child, grant in self.account.answer(patient=patient):
-            task = asyncio.create_task(self._grant(child, grant))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            self._go_on(self._grant(child, grant))
+
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside; its task is kept from being forgotten."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _grant(self, child: str, grant: BudgetGrant) -> None:
-        if not await _tell(child, GRANT_SIGNAL, grant):
+        if not await tell(child, GRANT_SIGNAL, grant):
             self.child_ended(child)  # it took nothing: an ended child asks no more
 
 
-def _parent_budget() -> ParentBudget | None:
+def parent_budget() -> ParentBudget | None:
     """Read what the parent's interceptor said about its budget."""
     payload = workflow.info().headers.get(PARENT_HEADER)
     if payload is None:
@@ -346,17 +335,3 @@ def _parent_budget() -> ParentBudget | None:
         payload, ParentBudget
     )
     return found
-
-
-async def _tell(
-    workflow_id: str, signal: str, what: BudgetAsk | BudgetGrant | BudgetReport
-) -> bool:
-    """Signal another workflow; tell whether it is there."""
-    handle = workflow.get_external_workflow_handle(workflow_id)
-    try:
-        await handle.signal(signal, what)
-    except FailureError as error:
-        if is_cancelled_exception(error):
-            raise
-        return False
-    return True

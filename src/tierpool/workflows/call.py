@@ -75,8 +75,8 @@ class Call:
     kept: list[PartRef] = field(default_factory=list)
     repairs: list[tuple[Speaker, str]] = field(default_factory=list)
     """Invalid replies and what is wrong with them."""
-    counted: int = 0
-    """Bytes that a worker has counted, where the estimate was too low."""
+    more_bytes: int = 0
+    """By how much the estimate was too low when a worker counted."""
 
     def __post_init__(self) -> None:
         self.spec: RoleSnapshot = self.snapshot.role(self.role)
@@ -152,20 +152,21 @@ class Call:
                     route = await self._escalate(route, reason)
                     progress = self._progress(route, paid=progress.paid)
                 case _:
-                    await self._same_again(decision, route, progress)
+                    await self._same_again(decision, request, progress)
 
     async def _same_again(
         self,
         decision: step.Wait | step.Reserve | step.Repair,
-        route: Route,
+        sent: AgentRequest,
         progress: step.Progress,
     ) -> None:
         """Do what has to be done before the next attempt on the same model."""
         match decision:
             case step.Wait(delay, reason):
-                await self._sleep(delay, reason, route)
+                await self._sleep(delay, reason, sent.route)
             case step.Reserve(counted):
-                progress.reserved_anew, self.counted = True, counted
+                progress.reserved_anew = True
+                self.more_bytes += max(0, counted - sent.input_bytes)
             case step.Repair(text, problem):
                 progress.repaired = True
                 self.repairs.append(("assistant", text or "(no text)"))
@@ -255,7 +256,7 @@ class Call:
         texts.append(self.spec.prompt.bytes if self.spec.prompt else 0)
         limit = self._limit(route)
         quote = quote_of(self.snapshot, route, texts, self.schema, limit)
-        return replace(quote, input_bytes=max(quote.input_bytes, self.counted))
+        return replace(quote, input_bytes=quote.input_bytes + self.more_bytes)
 
     def _limit(self, route: Route) -> int:
         """Return the output tokens that the role may have on a tier."""

@@ -13,6 +13,7 @@ from temporalio.api.common.v1 import Payload
 from tierpool.blueprint import read_budget
 from tierpool.contracts import FlowStart, ParentBudget
 from tierpool.errors import UsageError
+from tierpool.workflows.budget import parent_budget
 from tierpool.workflows.handlers import run_state
 from tierpool.workflows.run import RunState
 
@@ -66,8 +67,13 @@ def child_header(run: RunState, child: str, args: Sequence[object]) -> Payload:
     if isinstance(start, FlowStart) and start.budget_usd is not None:
         limit = start.budget_usd
     budget = run.budget
-    budget.account.started(child, limit)
-    capped = budget.account.cap is not None if budget.opened else None
+    if child not in budget.account.children:  # else it may be there already
+        budget.account.started(child, limit)
+    if budget.opened:
+        capped: bool | None = budget.account.cap is not None
+    else:  # it draws as this workflow would
+        own = parent_budget()
+        capped = own.capped if own is not None else None
     return workflow.payload_converter().to_payload(
         ParentBudget(capped=capped, limit_usd=limit)
     )

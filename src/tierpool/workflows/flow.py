@@ -92,6 +92,9 @@ class FlowWorkflow:
             on_attempt=self._show,
         )
         attach(self, self._run)
+        # before `run`, since an update may come with the start
+        self._run.take_up()
+        self._run.budget.open(self._run.snapshot.guardrails, self._run.own_budget)
         self._flow = self._run.snapshot.flows[self._start.flow]
         self._state = carried.state or self._flow.initial
         self._reply: Reply = dict(carried.last_reply)

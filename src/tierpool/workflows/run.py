@@ -82,6 +82,7 @@ class RunState:
     """Those that a pause has broken off; never iterated."""
     on_attempt: Callable[[str, str], None] | None = None
     """Told the role and the tier before each attempt."""
+    _taken_up: bool = False
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     _waits: list[str] = field(default_factory=list)
@@ -105,12 +106,14 @@ class RunState:
             if not self.packed:
                 self.packed = await fleet_activity()
                 self.hands_fleet_on = True
-            if not self.budget.opened:
-                self.budget.open(self.snapshot.guardrails, self.own_budget)
+            self.budget.open(self.snapshot.guardrails, self.own_budget)
         return self.snapshot
 
     def take_up(self) -> None:
-        """Read what the run before this one handed over in headers."""
+        """Read what the run before this one handed over in headers, once."""
+        if self._taken_up:
+            return
+        self._taken_up = True
         headers, converter = workflow.info().headers, workflow.payload_converter()
         if FLEET_HEADER in headers:
             self.packed = converter.from_payload(headers[FLEET_HEADER], str)
@@ -203,7 +206,8 @@ class RunState:
                 return
             answer = await spent_activity(info.run_id)
             self._asked_for = answer.run
-            self._lost(max(answer.usd - self.budget.account.held, answer.late_usd))
+            lost = max(answer.usd - self.budget.account.held, answer.late_usd)
+            self._lost(lost + answer.pending_usd)
 
     def spent(self) -> str:
         """Tell the run that follows a reset what this one has spent and reserved."""

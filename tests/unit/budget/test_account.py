@@ -152,6 +152,7 @@ class Books(RuleBasedStateMachine):
         wants=AMOUNTS,
         waits=st.booleans(),
         patient=st.sampled_from([False, False, True]),
+        busy=st.booleans(),
         another=st.sampled_from([False, False, False, True]),
     )
     def asked(
@@ -162,6 +163,7 @@ class Books(RuleBasedStateMachine):
         wants: Decimal,
         waits: bool,
         patient: bool,
+        busy: bool,
         another: bool,
     ) -> None:
         """A child asks; now and then it is another one under the same ID."""
@@ -169,9 +171,7 @@ class Books(RuleBasedStateMachine):
             self.runs[name] += 1
         run = f"{name}-{self.runs[name]}"
         if self.known_as.get(name, run) != run:
-            limit = self.limits[name]
             self._gone(name)
-            self.limits[name] = limit
         granted = self.granted.get(name, ZERO)
         self.numbers[name] += 1
         holds = {"nothing": ZERO, "some": granted // 2, "all": granted}
@@ -182,7 +182,9 @@ class Books(RuleBasedStateMachine):
             held_usd=holds.get(held, granted + 1),
             needs_usd=needs,
             wants_usd=wants,
+            limit_usd=self.limits.get(name),
             waits=waits,
+            busy=busy,
             patient=patient,
         )
 
@@ -198,9 +200,16 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
     def asked_again(self, data: st.DataObject) -> None:
-        """A message of a child that is known comes twice, or late: nothing changes."""
+        """A message of a child that is known comes twice, or late: nothing changes.
+
+        Only one that was answered is answered again: its answer may be lost.
+        """
         ask = data.draw(st.sampled_from(self.sent))
         if self.known_as.get(ask.child) != ask.run:
+            return
+        if ask.number == self.numbers[ask.child] and ask.child not in self.waiting:
+            self.account.asked(ask)
+            self.waiting[ask.child] = ask
             return
         before = self.account.carry()
 
@@ -231,11 +240,16 @@ class Books(RuleBasedStateMachine):
         patient: bool,
     ) -> Decimal:
         """Check an answer, or that there is none; return what it grants."""
+        granted = self.granted[name]
+        if granted >= ask.held_usd + ask.needs_usd > ask.held_usd:  # an answer was lost
+            assert grant == BudgetGrant(number=ask.number, granted_usd=granted)
+            del self.waiting[name]
+            return ZERO
         limit = self.limits[name]
         room = None if limit is None else max(ZERO, limit - ask.held_usd)
         payable = ask.needs_usd <= max(ZERO, left)
         allowed = room is None or ask.needs_usd <= room
-        assert self.account.waits_for(name) == (grant is None)
+        assert self.account.waits_for(name, ask.number) == (grant is None)
         if grant is None:
             assert allowed
             assert not payable
@@ -259,7 +273,9 @@ class Books(RuleBasedStateMachine):
 
     def _may_come_back(self, *, beside: str) -> bool:
         return sum(self.calls) > 0 or any(
-            granted > 0 and name not in self.waiting and name != beside
+            granted > 0
+            and name != beside
+            and (name not in self.waiting or self.waiting[name].busy)
             for name, granted in self.granted.items()
         )
 
