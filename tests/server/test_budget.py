@@ -1,28 +1,20 @@
 """Money within a workflow: never more than its budget, whatever happens at once."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import ResetReapplyExcludeType
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.client import WorkflowUpdateFailedError
 
 from tierpool import flow_result, start_flow
-from tierpool.contracts import ItemCosts, ItemStatus, Outcome, Usage
+from tierpool.contracts import ItemStatus, Outcome, Usage
 from tierpool.errors import UsageError
 from tierpool.testing import CutConnection, RateLimited, Reply
 from tierpool.worker import Served
 
 from .budget_workflows import (
-    WORKFLOWS,
-    ChangedWorkflow,
     FamilyWorkflow,
     GreedyWorkflow,
     LimitedFamilyWorkflow,
@@ -30,59 +22,18 @@ from .budget_workflows import (
     LongRunWorkflow,
     SilentFamilyWorkflow,
 )
-from .conftest import FLEET, Running, Start
-
-BASE = FLEET.replace(
-    "pool: {max_instances: 4}", "max_output_tokens: 1000\n    pool: {max_instances: 8}"
+from .budgets import (
+    BASE,
+    CHEAP,
+    DEAR,
+    WORST,
+    billed,
+    costs_of,
+    roles,
+    started,
+    until_it_shows,
 )
-ROLES = """
-guardrails: {max_cost_per_workflow_usd: CAP, on_exhausted: MODE}
-agents:
-  reviewer: {prompt: "Judge\\nwell.", tier: nano}
-flows:
-  review:
-    initial: incoming
-    transitions:
-      "incoming -> done": {agent: reviewer}
-"""
-WORST = Decimal("0.0027")
-"""Above what a call of the reviewer can cost: 650 tokens in, 1000 tokens out."""
-DEAR = Usage(input_tokens=600, output_tokens=1000)
-"""Costs 0.0026 USD, nearly the worst case."""
-CHEAP = Usage(input_tokens=50, output_tokens=10)
-
-
-def roles(cap: Decimal | str, mode: str = "wait") -> str:
-    return ROLES.replace("CAP", str(cap)).replace("MODE", mode)
-
-
-@asynccontextmanager
-async def started(
-    fleet: Running, run: Any, *args: object, id: str = ""
-) -> AsyncIterator[WorkflowHandle[Any, Any]]:
-    """Start a workflow of one's own on a worker that lives as long as the block."""
-    async with fleet.worker(*WORKFLOWS) as queue:
-        yield await fleet.client.start_workflow(
-            run, args=args, id=id or f"own-{uuid4().hex[:8]}", task_queue=queue
-        )
-
-
-async def costs_of(handle: WorkflowHandle[Any, Any]) -> ItemCosts:
-    return await handle.query("costs", result_type=ItemCosts)
-
-
-async def until_it_shows(handle: WorkflowHandle[Any, Any], text: str) -> None:
-    """Wait until the current details have this text."""
-    details = ""
-    async with asyncio.timeout(20):
-        while text not in details:
-            details = str(await handle.query("__temporal_workflow_metadata"))
-
-
-def billed(fleet: Running, usage: Usage) -> Decimal:
-    """What the provider would bill for the calls that it answered."""
-    calls = fleet.provider.accounting.calls
-    return calls * (usage.input_tokens + 2 * usage.output_tokens) / Decimal(1_000_000)
+from .conftest import Start, working
 
 
 @pytest.mark.parametrize("mode", ["wait", "downgrade", "fail"])
@@ -284,7 +235,9 @@ async def test_nonsense_is_no_budget_of_an_item(running: Start, usd: Any) -> Non
 async def test_usage_above_the_estimate_is_charged_and_told(running: Start) -> None:
     """More output than asked for is paid as it is; nothing more is started then."""
     fleet = await running(roles(3 * WORST), base=BASE)
-    fleet.provider.default(Reply("fine", usage=Usage(input_tokens=9, output_tokens=9_000)))
+    fleet.provider.default(
+        Reply("fine", usage=Usage(input_tokens=9, output_tokens=9_000))
+    )
 
     async with started(fleet, GreedyWorkflow.run, 1, 2) as handle:
         replies = await handle.result()
@@ -292,7 +245,7 @@ async def test_usage_above_the_estimate_is_charged_and_told(running: Start) -> N
 
     assert "fine" == replies[0]
     assert replies[1].startswith("denied")
-    assert costs.cost_usd == Decimal("0.018")
+    assert costs.cost_usd == Decimal("0.018009")
     assert "above its reservation" in costs.attempts[0].note
 
 
@@ -325,72 +278,6 @@ async def test_refused_attempt_gives_its_reservation_back(running: Start) -> Non
     refused, fine = (await costs_of(handle)).attempts
     assert (0, Outcome.UNBILLED) == (refused.cost_usd, refused.outcome)
     assert ("done", fine.cost_usd) == (result.state, result.cost_usd)
-
-
-async def reset(fleet: Running, handle: WorkflowHandle[Any, Any]) -> None:
-    """Let a workflow begin anew after its first event."""
-    await fleet.client.workflow_service.reset_workflow_execution(
-        ResetWorkflowExecutionRequest(
-            namespace=fleet.client.namespace,
-            workflow_execution=WorkflowExecution(
-                workflow_id=handle.id, run_id=handle.first_execution_run_id
-            ),
-            workflow_task_finish_event_id=4,
-            request_id=uuid4().hex,
-            reason="try again",
-            reset_reapply_exclude_types=[
-                ResetReapplyExcludeType.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL
-            ],
-        )
-    )
-
-
-async def test_reset_does_not_forget_what_was_spent(running: Start) -> None:
-    """A run that starts again at an earlier event still knows the bill."""
-    fleet = await running(roles(2 * WORST), base=BASE)
-    fleet.provider.default(Reply("fine", usage=DEAR))
-
-    async with started(fleet, GreedyWorkflow.run, 1, 5) as handle:
-        assert ["fine", "fine"] == (await handle.result())[:2]
-        await reset(fleet, handle)
-        again = fleet.client.get_workflow_handle(handle.id)
-        replies = await again.result()
-        costs = await costs_of(again)
-
-    assert 2 == fleet.provider.accounting.calls
-    assert replies[0].startswith("denied")
-    assert billed(fleet, DEAR) == costs.cost_usd
-    assert "(reset)" in [attempt.role for attempt in costs.attempts]
-
-
-async def test_reset_of_a_run_whose_code_has_changed_refunds_nothing(
-    running: Start,
-) -> None:
-    """What cannot be replayed cannot be asked: its history says what it reserved."""
-    fleet = await running(roles(5 * WORST), base=BASE)
-    fleet.provider.default(Reply("fine", usage=CHEAP))
-
-    async with started(fleet, ChangedWorkflow.run) as handle:
-        before = await costs_after(handle, 3)
-        await handle.signal(ChangedWorkflow.let_go)
-        await handle.result()
-        await reset(fleet, handle)
-        again = fleet.client.get_workflow_handle(handle.id)
-        costs = await costs_after(again, 4)
-        await again.terminate()
-
-    lost = costs.attempts[0]
-    reserved = sum((a.reserved_usd or Decimal(0) for a in before.attempts), Decimal(0))
-    assert ("(reset)", reserved) == (lost.role, lost.cost_usd)
-    assert costs.cost_usd == reserved + before.cost_usd
-
-
-async def costs_after(handle: WorkflowHandle[Any, Any], attempts: int) -> ItemCosts:
-    """Return what a workflow costs once it has made so many attempts."""
-    async with asyncio.timeout(20):
-        while (costs := await costs_of(handle)).made < attempts:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    return costs
 
 
 async def test_pause_breaks_off_and_resume_makes_the_call_again(running: Start) -> None:
@@ -460,3 +347,19 @@ async def test_call_that_no_worker_had_started_is_free(running: Start) -> None:
 
     (attempt,) = (await costs_of(handle)).attempts
     assert (Outcome.UNBILLED, 0) == (attempt.outcome, attempt.cost_usd)
+
+
+async def test_budget_can_be_raised_before_the_first_call(running: Start) -> None:
+    """An update that comes with an item's start finds its budget."""
+    pool = Served(pools=("nano",))
+    fleet = await running(roles("0.0001"), base=BASE, served=pool)
+    fleet.provider.default(Reply("fine", usage=CHEAP))
+    handle = await fleet.start("review")
+
+    raised = asyncio.create_task(handle.execute_update("raise_budget", "0.5"))
+    await asyncio.sleep(0.5)
+    async with working(fleet.client, fleet.fleet, Served(flows=True)):
+        await raised
+        result = await flow_result(handle)
+
+    assert ("done", Decimal("0.5")) == (result.state, result.budget_usd)
