@@ -187,6 +187,31 @@ class Mixed:
 
 
 @workflow.defn
+class Uneven:
+    """Makes a small call, and a large one while the small one is under way."""
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        small = asyncio.create_task(_ask("small"))
+        await workflow.sleep(0.5)
+        large = await _ask("x" * 3000)
+        return [await small, large]
+
+
+@workflow.defn
+class Rivals:
+    """Has two children that each could use what the other one holds."""
+
+    @workflow.run
+    async def run(self) -> list[list[str]]:
+        rivals = (
+            workflow.execute_child_workflow(Uneven.run, id=_name(f"rival-{n}"))
+            for n in range(2)
+        )
+        return list(await asyncio.gather(*rivals))
+
+
+@workflow.defn
 class Buggy:
     """Has a bug between two calls, until it is mended."""
 
@@ -227,5 +252,5 @@ WORKFLOWS = (
         Persistent,
         Renewed,
     ),
-    *(Root, Stuck, Twice),
+    *(Rivals, Root, Stuck, Twice, Uneven),
 )

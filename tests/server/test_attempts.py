@@ -129,7 +129,9 @@ flows:
 async def test_largest_item_goes_its_way(running: Start) -> None:
     """An item near the limit moves on, however much its replies add to its history."""
     fleet = await running(LOOPING.replace("VISITS", "3"))
-    fleet.provider.default(Reply("w" * 900_000, usage=Usage(output_tokens=2_000)))
+    fleet.provider.default(
+        Reply("w" * 900_000, usage=Usage(input_tokens=1, output_tokens=2_000))
+    )
     text = long_text(1_600_000)
 
     handle = await fleet.start("essay", text)
@@ -144,7 +146,9 @@ async def test_long_history_goes_on_in_a_next_run(running: Start) -> None:
     """An item that continues as new keeps its path, its counts and its account."""
     fleet = await running(LOOPING.replace("VISITS", "7"))
     text = base64.b64encode(random.Random(1).randbytes(675_000)).decode()
-    fleet.provider.default(Reply(text, usage=Usage(output_tokens=2_000)))
+    fleet.provider.default(
+        Reply(text, usage=Usage(input_tokens=1, output_tokens=2_000))
+    )
 
     handle = await fleet.start("essay")
     result = await flow_result(handle)
@@ -176,7 +180,7 @@ async def test_overloaded_model_fails_over(running: Start) -> None:
     pool: {max_instances: 4}"""
     base = FLEET.replace("pool: {max_instances: 4}", spare, 1)
     fleet = await running(REVIEW, base=base)
-    usage = Usage(input_tokens=1_000_000)
+    usage = Usage(input_tokens=1_000_000, output_tokens=1)
     fleet.provider.on(lambda request: request.model == "small", Overloaded())
     fleet.provider.default(Reply("fine", usage=usage))
 

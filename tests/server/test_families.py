@@ -13,7 +13,7 @@ from temporalio.client import WorkflowHandle
 from temporalio.worker import UnsandboxedWorkflowRunner
 
 from tierpool.contracts import ItemCosts, Usage
-from tierpool.testing import RateLimited, Reply
+from tierpool.testing import NoUsage, RateLimited, Reply
 
 from .conftest import FLEET, Running, Start
 from .family_workflows import (
@@ -23,6 +23,7 @@ from .family_workflows import (
     Forgetful,
     Parent,
     Persistent,
+    Rivals,
     Root,
     Twice,
 )
@@ -202,3 +203,15 @@ async def test_mended_code_of_a_child_goes_on(
 
     assert "['fine', 'fine']" == reply
     assert (0, 2 * Decimal("0.00007")) == (costs.reserved_usd, costs.cost_usd)
+
+
+async def test_siblings_do_not_wait_for_each_other_for_ever(running: Start) -> None:
+    """Both ask while they hold money that may come back, and none of it does."""
+    fleet = await fleet_of(running, 2 * WORST + Decimal("0.001"))
+    fleet.provider.default(NoUsage("fine", delay=timedelta(seconds=2)))
+
+    async with started(fleet, Rivals.run) as handle:
+        replies = await asyncio.wait_for(handle.result(), 30)
+
+    assert ["fine", "fine"] == [small for small, _ in replies]
+    assert all(large.startswith("denied") for _, large in replies)

@@ -165,7 +165,7 @@ class Account:
             needs_usd=needs,
             wants_usd=wants,
             limit_usd=self.limit,
-            busy=self.calls > 0,
+            busy=self.may_come_back(),
         )
 
     def asked(self, ask: BudgetAsk) -> None:

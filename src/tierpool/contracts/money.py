@@ -62,7 +62,7 @@ class BudgetAsk(Wire):
     waits: bool = False
     """Whether it waits while siblings may give money back."""
     busy: bool = False
-    """Whether calls of its own are under way, so that it may give some back itself."""
+    """Whether some of what it holds may come back, so that it gives it back itself."""
     patient: bool = False
     """Whether it waits until the budget is raised; it gives up by itself."""
 

@@ -137,7 +137,7 @@ class Drawing:
             wait = again if left is None else min(again, left)
             try:
                 await workflow.wait_condition(
-                    lambda: self._answer is not None or self._is_void(rank),
+                    lambda: self._answer is not None or self._is_void(ask, rank),
                     timeout=wait,
                     timeout_summary=f"asks {parent} for {money(ask.needs_usd)}",
                 )
@@ -151,10 +151,18 @@ class Drawing:
             return self._answer.denied if self._answer is not None else ""
         return f"the parent {parent} has ended"
 
-    def _is_void(self, rank: int) -> bool:
-        """Tell whether to ask anew: in a greater hurry, or with money to give back."""
-        free = self.account_of().free
-        return free is None or free > 0 or any(w.rank < rank for w in self._waiters)
+    def _is_void(self, ask: BudgetAsk, rank: int) -> bool:
+        """Tell whether to ask anew.
+
+        Somebody is in a greater hurry, there is money to give back, or nothing
+        that is held can come back any more.
+        """
+        account = self.account_of()
+        if account.free is None or account.free > 0:
+            return True
+        if ask.busy and not account.may_come_back():
+            return True
+        return any(waiter.rank < rank for waiter in self._waiters)
 
 
 async def tell(workflow_id: str, signal: str, what: BaseModel) -> bool:
