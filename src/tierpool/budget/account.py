@@ -38,14 +38,11 @@ class _Child:
     """Of its last ask; one that comes again changes nothing."""
     asks: BudgetAsk | None = None
     """What it waits for; it has given back what it does not hold."""
+    given: bool = False
+    """Whether its last ask was granted: if it comes again, the answer was lost."""
 
     def can_give_back(self) -> bool:
         return self.granted > 0 and (self.asks is None or self.asks.busy)
-
-    def has_got(self, ask: BudgetAsk) -> bool:
-        """Tell whether an ask that comes again was granted, and the grant lost."""
-        needed = _sum(ask.held_usd, ask.needs_usd)
-        return ask.number == self.number and self.granted >= needed > ask.held_usd
 
 
 @dataclass
@@ -184,6 +181,7 @@ class Account:
             return
         if ask.number > child.number:  # else the answer was lost
             child.run, child.number, child.granted = ask.run, ask.number, ask.held_usd
+            child.given = False
         child.asks = ask
         # the last to ask is the last to be answered
         self.children[ask.child] = self.children.pop(ask.child)
@@ -223,7 +221,7 @@ class Account:
                 continue
             grant = self._answer(name, child, child.asks, patient)
             if grant is not None:
-                child.asks = None
+                child.asks, child.given = None, not grant.denied
                 answers.append((name, grant))
         return answers
 
@@ -231,7 +229,7 @@ class Account:
         self, name: str, child: _Child, ask: BudgetAsk, patient: bool
     ) -> BudgetGrant | None:
         free, most = self.free, None
-        if child.has_got(ask):
+        if child.given:
             return BudgetGrant(number=ask.number, granted_usd=child.granted)
         if child.limit is not None:
             most = max(_ZERO, _EXACT.subtract(child.limit, child.granted))
@@ -276,6 +274,7 @@ class Account:
                     run=child.run,
                     number=child.number,
                     asks=child.asks,
+                    given=child.given,
                 )
                 for name, child in self.children.items()
             },
@@ -292,7 +291,9 @@ class Account:
             opened_by=carried.opened_by,
             limit=carried.limit_usd,
             children={
-                name: _Child(c.granted_usd, c.limit_usd, c.run, c.number, c.asks)
+                name: _Child(
+                    c.granted_usd, c.limit_usd, c.run, c.number, c.asks, c.given
+                )
                 for name, c in carried.children.items()
             },
         )

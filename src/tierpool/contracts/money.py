@@ -97,6 +97,8 @@ class ChildCarry(Wire):
     """Of its last ask."""
     asks: BudgetAsk | None = None
     """The ask that has not been answered yet."""
+    given: bool = False
+    """Whether the last ask was granted."""
 
 
 class ParentBudget(Wire):

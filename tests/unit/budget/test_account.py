@@ -65,6 +65,8 @@ class Books(RuleBasedStateMachine):
         self.numbers: dict[str, int] = dict.fromkeys(NAMES, 0)
         self.known_as: dict[str, str] = {}
         """Run of a child that has asked."""
+        self.given: set[str] = set()
+        """Children whose last ask was granted."""
         self.waiting: dict[str, BudgetAsk] = {}
         """In the order of the asks."""
         self.sent: list[BudgetAsk] = []
@@ -142,6 +144,7 @@ class Books(RuleBasedStateMachine):
         """Charge a child all that it was granted."""
         self.settled += self.granted.pop(name, ZERO)
         self.known_as.pop(name, None)
+        self.given.discard(name)
         self.waiting.pop(name, None)
         self.limits.pop(name, None)
 
@@ -192,6 +195,7 @@ class Books(RuleBasedStateMachine):
 
         self.above += max(ZERO, ask.held_usd - granted)
         self.granted[name], self.known_as[name] = ask.held_usd, run
+        self.given.discard(name)
         self.limits.setdefault(name, None)
         self.waiting.pop(name, None)
         self.waiting[name] = ask
@@ -241,7 +245,7 @@ class Books(RuleBasedStateMachine):
     ) -> Decimal:
         """Check an answer, or that there is none; return what it grants."""
         granted = self.granted[name]
-        if granted >= ask.held_usd + ask.needs_usd > ask.held_usd:  # an answer was lost
+        if name in self.given:  # its answer was lost
             assert grant == BudgetGrant(number=ask.number, granted_usd=granted)
             del self.waiting[name]
             return ZERO
@@ -269,6 +273,7 @@ class Books(RuleBasedStateMachine):
         assert ask.needs_usd <= more <= max(ZERO, left)
         assert room is None or more <= room
         self.granted[name] = grant.granted_usd
+        self.given.add(name)
         return more
 
     def _may_come_back(self, *, beside: str) -> bool:
@@ -314,6 +319,16 @@ class Books(RuleBasedStateMachine):
         self.settled += sum(self.calls, ZERO) + sum(self.governed.values(), ZERO)
         self.calls, self.governed = [], {}
 
+    def _asks_anew(self, name: str, ask: BudgetAsk) -> None:
+        self.numbers[name] += 1
+        again = ask.model_copy(update={"number": self.numbers[name], "busy": False})
+        self.account.asked(again)
+        self.granted[name] = again.held_usd
+        self.given.discard(name)
+        del self.waiting[name]
+        self.waiting[name] = again
+        self.sent.append(again)
+
     @rule()
     def all_else_ends(self) -> None:
         """Once nothing can come back every ask is answered, but for the patient ones."""
@@ -324,6 +339,9 @@ class Books(RuleBasedStateMachine):
             self.calls = []
             for name in set(self.granted) - set(self.waiting):
                 self.ended(name)
+            for name, ask in list(self.waiting.items()):
+                if ask.busy:  # nothing of that is under way any more: it asks anew
+                    self._asks_anew(name, ask)
             before = len(self.waiting)
             self.answer(patient=False)
             if len(self.waiting) == before:
