@@ -55,6 +55,7 @@ from tierpool.errors import (
 )
 from tierpool.fleet import LoadedFleet
 from tierpool.flow import CANCELLED, FAILED
+from tierpool.pools.instances import Pool
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE, SEARCH_ATTRIBUTES
 from tierpool.workflows.render import escape_markdown
 
@@ -64,6 +65,7 @@ __all__ = [
     "ensure_search_attributes",
     "fleet_of",
     "flow_result",
+    "pools_of",
     "start_flow",
 ]
 
@@ -80,6 +82,7 @@ DEFAULT_ADDRESS = "127.0.0.1:7233"
 @runtime_checkable
 class _HasFleet(Protocol):
     tierpool_fleet: LoadedFleet
+    tierpool_pools: Mapping[str, Pool[Any]]
 
 
 async def connect(
@@ -131,9 +134,22 @@ def fleet_of(client: Client) -> LoadedFleet:
     Raises:
         TierpoolError: if the client has no such plugin.
     """
+    return _plugin_of(client).tierpool_fleet
+
+
+def pools_of(client: Client) -> Mapping[str, Pool[Any]]:
+    """Return the pools of this process, by tier.
+
+    Raises:
+        TierpoolError: if the client has no TierpoolPlugin.
+    """
+    return _plugin_of(client).tierpool_pools
+
+
+def _plugin_of(client: Client) -> _HasFleet:
     for plugin in client.config(active_config=True).get("plugins", []):
         if isinstance(plugin, _HasFleet):
-            return plugin.tierpool_fleet
+            return plugin
     raise TierpoolError(
         "the client has no TierpoolPlugin: pass it to "
         "Client.connect(plugins=[TierpoolPlugin('agents.yaml')])"

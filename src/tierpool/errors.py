@@ -19,6 +19,7 @@ __all__ = [
     "ConfigError",
     "ItemCancelled",
     "ItemConflict",
+    "NoInstance",
     "NoTierAbove",
     "PayloadTooLarge",
     "Problem",
@@ -44,6 +45,12 @@ class TierpoolError(Exception):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.type_name = cls.__name__
+
+
+class NoInstance(TierpoolError):
+    """A pool that has become smaller has no instance for a call on its way."""
+
+    retryable = True
 
 
 @dataclass(frozen=True, slots=True)

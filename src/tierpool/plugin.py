@@ -13,12 +13,18 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import DataConverter, DefaultPayloadConverter
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import ReplayerConfig, WorkerConfig, WorkflowRunner
+from temporalio.worker import (
+    FixedSizeSlotSupplier,
+    ReplayerConfig,
+    WorkerConfig,
+    WorkerTuner,
+    WorkflowRunner,
+)
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tierpool.activities.agents import AgentActivities
@@ -27,18 +33,25 @@ from tierpool.activities.conversations import ConversationStore
 from tierpool.activities.governed import governing
 from tierpool.activities.housekeeping import HousekeepingActivities
 from tierpool.activities.parts import PartStore
+from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.resets import spent
 from tierpool.codec import ZlibCodec
 from tierpool.config import load_fleet
 from tierpool.contracts import WorkItem
 from tierpool.errors import TierpoolError
-from tierpool.fleet import LoadedFleet
+from tierpool.fleet import LoadedFleet, TierSnapshot
 from tierpool.interceptors.guardrail import GuardrailInterceptor
 from tierpool.interceptors.log_context import LogContextInterceptor
 from tierpool.interceptors.outbound import RunInterceptor
+from tierpool.pools.instances import Pool
+from tierpool.pools.slots import Gate
 from tierpool.workflows.flow import FlowWorkflow
 
 __all__ = ["TierpoolPlugin"]
+
+_LIMITED = ("workflow_tasks", "activities", "local_activities", "nexus_tasks")
+
+_MANY = 10_000
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
 """By default the SDK sends heartbeats only every 4 of the 5 seconds allowed."""
@@ -67,6 +80,11 @@ class TierpoolPlugin(SimplePlugin):
         self._parts = PartStore()
         self._conversations = ConversationStore()
         self._parts.pin(loaded.snapshot.parts.values())
+        self.tierpool_pools = {
+            name: Pool(name, tier.pool, partial(_agent, loaded.snapshot.tiers[name]))
+            for name, tier in loaded.fleet.tiers.items()
+        }
+        self._gates = {name: Gate(pool) for name, pool in self.tierpool_pools.items()}
         super().__init__(
             "tierpool.TierpoolPlugin",
             data_converter=partial(_data_converter, compress=compress),
@@ -105,7 +123,8 @@ class TierpoolPlugin(SimplePlugin):
         fleet = self.tierpool_fleet
         base = fleet.path.parent
         workdir = base / (fleet.fleet.workdir or ".tierpool/work")
-        agents = AgentActivities(workdir, base, self._parts, self._conversations)
+        lend = _nothing_to_lend if tier is None else self.tierpool_pools[tier].lend
+        agents = AgentActivities(workdir, base, self._parts, self._conversations, lend)
         _add_activities(config, [agents.attempt])
         # an eager dispatch would pass by queue limits and statistics
         config["disable_eager_activity_execution"] = True
@@ -113,8 +132,31 @@ class TierpoolPlugin(SimplePlugin):
             HEARTBEAT_THROTTLE,
             config.get("max_heartbeat_throttle_interval", HEARTBEAT_THROTTLE),
         )
-        if config.get("tuner") is None and not config.get("max_concurrent_activities"):
-            config["max_concurrent_activities"] = slots(fleet, tier)
+        self._limit(config, tier)
+
+    def _limit(self, config: WorkerConfig, tier: str | None) -> None:
+        """Let the pool's gate decide on slots, unless the user does."""
+        limits = ("tuner", *(f"max_concurrent_{what}" for what in _LIMITED))
+        own = config.get("max_concurrent_activities")
+        if config.get("tuner") is not None or own:
+            if tier is not None:  # the pool's own bound must not be in the way
+                pool = self.tierpool_pools[tier]
+                pool.resize(max(pool.limit, own or _MANY))
+            return
+        if tier is None:
+            config["max_concurrent_activities"] = tool_slots(self.tierpool_fleet)
+        elif any(config.get(name) is not None for name in limits):
+            # a tuner excludes all of them
+            config["max_concurrent_activities"] = max(
+                1, self.tierpool_pools[tier].limit
+            )
+        else:
+            config["tuner"] = WorkerTuner.create_composite(
+                workflow_supplier=FixedSizeSlotSupplier(100),
+                activity_supplier=self._gates[tier].supplier(),
+                local_activity_supplier=FixedSizeSlotSupplier(100),
+                nexus_supplier=FixedSizeSlotSupplier(100),
+            )
 
     def _for_users(self, config: WorkerConfig) -> Sequence[Callable[..., Any]]:
         """Return the local activities that `call_agent` needs beside a user's own."""
@@ -132,22 +174,21 @@ def tier_of_queue(fleet: LoadedFleet, queue: str) -> str | None:
     return None
 
 
-def slots(fleet: LoadedFleet, tier: str | None) -> int:
-    """Return how many attempts one worker process makes at a time.
-
-    Raises:
-        TierpoolError: for a paused pool; to Temporal 0 slots would mean 100.
-    """
-    if tier is not None:
-        count = fleet.fleet.tiers[tier].pool.max_instances
-        if not count:
-            raise TierpoolError(
-                f"the pool {tier!r} is paused: its max_instances is 0, so it can have "
-                "no worker"
-            )
-        return count
+def tool_slots(fleet: LoadedFleet) -> int:
+    """Return how many tools one worker process runs at a time."""
     tools = [b.max_instances for b in fleet.fleet.agents.values() if b.run or b.call]
     return sum(8 if count is None else count for count in tools) or 1
+
+
+async def _agent(tier: TierSnapshot) -> AgentClient:
+    """Build what an instance of a tier's pool calls models with."""
+    client = AgentClient()
+    await client.warm(tier.models[:1])  # fallbacks are for bad days
+    return client
+
+
+def _nothing_to_lend() -> NoReturn:
+    raise TierpoolError("an agent call of a model came to the queue of the tools")
 
 
 def _add_activities(config: WorkerConfig, extra: Sequence[Callable[..., Any]]) -> None:

@@ -22,7 +22,7 @@ from temporalio.worker import Worker
 
 from tierpool import __version__
 from tierpool.activities.providers.base import close_providers, provider_for
-from tierpool.client import ensure_search_attributes, fleet_of
+from tierpool.client import ensure_search_attributes, fleet_of, pools_of
 from tierpool.config.credentials import missing_credentials
 from tierpool.errors import ConfigError, TierpoolError, UnknownName
 from tierpool.fleet import LoadedFleet
@@ -100,10 +100,16 @@ async def run_workers(
         raise TierpoolError("nothing to run: every pool named has max_instances 0")
     _import_providers(fleet, served)
     await ensure_search_attributes(client)
+    pools = [pools_of(client)[name] for name in served.pools]
+    await asyncio.gather(*(pool.ready() for pool in pools))
+    tending = [asyncio.create_task(pool.tend()) for pool in pools]
     workers = [_worker(client, queue, grace) for queue in queues]
     try:
         await _until_stopped(workers, stop, lambda: _ready(queues, on_ready))
     finally:
+        for task in tending:
+            task.cancel()
+        await asyncio.gather(*(pool.close() for pool in pools))
         await close_providers()
 
 

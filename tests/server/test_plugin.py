@@ -316,25 +316,26 @@ tiers:
 @pytest.mark.parametrize(
     ("queue", "slots"),
     [
-        ("nano", 3),
-        ("nano--1", 3),
-        ("nano--2", None),
-        ("nano-1", None),
-        ("nan", None),
-        ("tools", 1),
+        ("nano", "pool"),
+        ("nano--1", "pool"),
+        ("nano--2", ""),
+        ("nano-1", ""),
+        ("nan", ""),
+        ("tools", "1"),
     ],
 )
 async def test_queue_name_decides_what_a_worker_becomes(
-    running: Start, queue: str, slots: int | None
+    running: Start, queue: str, slots: str
 ) -> None:
-    """Only a tier's own queues and the tools queue make attempts, as many as the pool allows."""
+    """Only a tier's own queues and the tools queue make attempts; a pool has one gate."""
     fleet = await running(ROLES, base=FALLBACK, served=NOTHING)
 
     config = configured(fleet, f"{fleet.fleet.name}-{queue}")
 
-    assert config.get("max_concurrent_activities") == slots
-    assert bool(config.get("activities")) is (slots is not None)
-    assert config.get("disable_eager_activity_execution", False) is (slots is not None)
+    assert (config.get("tuner") is not None) is (slots == "pool")
+    assert config.get("max_concurrent_activities") == (1 if slots == "1" else None)
+    assert bool(config.get("activities")) is bool(slots)
+    assert config.get("disable_eager_activity_execution", False) is bool(slots)
 
 
 async def test_users_limits_of_a_pool_are_kept(running: Start) -> None:
@@ -351,14 +352,6 @@ async def test_users_limits_of_a_pool_are_kept(running: Start) -> None:
     assert tuned["tuner"] is tuner
     assert "max_concurrent_activities" not in tuned
     assert eager["max_heartbeat_throttle_interval"] == second
-
-
-async def test_paused_pool_gets_no_worker(running: Start) -> None:
-    """A pool with max_instances 0 is refused: to Temporal 0 slots would mean 100."""
-    fleet = await running(ROLES, base=FALLBACK, served=NOTHING)
-
-    with pytest.raises(TierpoolError, match="pool 'closed' is paused"):
-        configured(fleet, f"{fleet.fleet.name}-closed")
 
 
 @pytest.mark.parametrize(

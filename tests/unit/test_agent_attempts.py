@@ -23,6 +23,8 @@ from tierpool.activities.agents import AgentActivities
 from tierpool.activities.conversations import ConversationStore, Said
 from tierpool.activities.parts import PartStore
 from tierpool.activities.providers import close_providers
+from tierpool.activities.providers.clients import AgentClient
+from tierpool.blueprint import PoolSpec
 from tierpool.budget.estimate import input_tokens
 from tierpool.codec import ZlibCodec
 from tierpool.contracts import (
@@ -38,6 +40,7 @@ from tierpool.contracts import (
     Usage,
     hash_of,
 )
+from tierpool.pools.instances import Pool
 from tierpool.testing import Reply, ScriptedProvider
 
 LIMIT = 2 * 1024 * 1024
@@ -77,9 +80,13 @@ class Worker:
         self.provider = provider
         self.codec: PayloadCodec | None = ZlibCodec()
         self.parts = PartStore()
+        self.pool = Pool("nano", PoolSpec(), self.agent)
         self.activities = AgentActivities(
-            folder, folder, self.parts, ConversationStore()
+            folder, folder, self.parts, ConversationStore(), self.pool.lend
         )
+
+    async def agent(self) -> AgentClient:
+        return AgentClient()
 
     def request(self, wire: str = "openai", **changes: Any) -> AgentRequest:
         values: dict[str, Any] = {
@@ -122,8 +129,10 @@ def refer(said: list[Said]) -> ConversationRef:
 
 
 @pytest.fixture
-def worker(server: ScriptedProvider, tmp_path: Path) -> Worker:
-    return Worker(server, tmp_path)
+async def worker(server: ScriptedProvider, tmp_path: Path) -> AsyncIterator[Worker]:
+    its = Worker(server, tmp_path)
+    yield its
+    await its.pool.close()
 
 
 WIRES = pytest.mark.parametrize("wire", ["openai", "anthropic"])

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import structlog
 from pydantic import ValidationError
@@ -34,10 +34,10 @@ from tierpool.activities.parts import PartMissing, PartStore, ask_item
 from tierpool.activities.providers.base import (
     ProviderCall,
     ProviderError,
-    provider_for,
 )
+from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.tools import ToolError, run_command, run_python
-from tierpool.blueprint import Reply
+from tierpool.blueprint import Reply, split_model
 from tierpool.contracts import (
     AgentRequest,
     AgentResult,
@@ -48,10 +48,10 @@ from tierpool.contracts import (
     Outcome,
     PartRef,
 )
-from tierpool.errors import ConfigError, TierpoolError, UnknownName
+from tierpool.errors import ConfigError, NoInstance, TierpoolError, UnknownName
 from tierpool.replies import check_schema, reply_text, validate_reply
 
-__all__ = ["AgentActivities"]
+__all__ = ["AgentActivities", "Lend", "Lent"]
 
 _BEAT_SECONDS = 1.5
 """Well below the heartbeat timeout, also when the event loop is busy."""
@@ -68,6 +68,21 @@ _SHORTEST_SECRET = 8
 _log = structlog.get_logger()
 
 
+class Lent(Protocol):
+    """An instance of a pool while it makes a call."""
+
+    @property
+    def agent(self) -> AgentClient:
+        """What it calls models with."""
+        ...
+
+    failed: bool
+    """To be set when its connections are in doubt."""
+
+
+Lend: TypeAlias = Callable[[], AbstractAsyncContextManager[Lent]]
+
+
 class AgentActivities:
     """Activities of a tier's or the tools' workers; one object per process."""
 
@@ -77,6 +92,7 @@ class AgentActivities:
         import_from: Path,
         parts: PartStore,
         conversations: ConversationStore,
+        lend: Lend,
     ) -> None:
         """Take what the process has.
 
@@ -85,9 +101,11 @@ class AgentActivities:
             import_from: Folder that python roles are imported from.
             parts: Texts by hash, for all pools of the process.
             conversations: Conversations, for all pools of the process.
+            lend: Lends an instance of the pool for one call.
         """
         self._workdir, self._import_from = workdir, import_from
         self._parts, self._conversations = parts, conversations
+        self._lend = lend
 
     @activity.defn(dynamic=True)
     async def attempt(self, args: Sequence[RawValue]) -> AgentResult:
@@ -120,6 +138,8 @@ class AgentActivities:
                     message="broken off by an operator's pause or reset",
                 )
             except PartMissing as error:
+                detail = _unbilled(error, NextStep.RETRY)
+            except NoInstance as error:
                 detail = _unbilled(error, NextStep.RETRY)
             except (ConfigError, UnknownName) as error:
                 detail = _unbilled(error, NextStep.FAIL)
@@ -164,9 +184,8 @@ class AgentActivities:
     async def _model(
         self, request: AgentRequest, messages: list[Said], schema: dict[str, Any] | None
     ) -> AgentResult:
-        provider, model = provider_for(request.route.model)
         call = ProviderCall(
-            model=model,
+            model=split_model(request.route.model)[1],
             system=await self._text(request.prompt) if request.prompt else None,
             messages=tuple(messages),
             schema=schema,
@@ -179,8 +198,14 @@ class AgentActivities:
         )
         if schema is not None:
             check_schema(schema)
-        check_estimate(request, provider.input_bytes(call))
-        answer = await provider.complete(call)
+        async with self._lend() as instance:
+            provider, _ = instance.agent.provider_for(request.route.model)
+            check_estimate(request, provider.input_bytes(call))
+            try:
+                answer = await provider.complete(call)
+            except ProviderError as error:
+                instance.failed = not error.detail.status
+                raise
         compare_usage(request, call, answer.usage)
         if len(answer.text) > _READ_AT_ONCE:  # in a thread: heartbeats go on
             result = await asyncio.to_thread(read_answer, answer, schema)

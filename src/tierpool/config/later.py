@@ -28,15 +28,7 @@ NOT_ENFORCED: dict[str, tuple[Pattern, ...]] = {
         ("agents", "*", "rate_limit"),
     ),
     "max_instances of a role": (("agents", "*", "max_instances"),),
-    "scaling of pools": tuple(
-        ("tiers", "*", "pool", key)
-        for key in (
-            "min_instances",
-            "scale_up_threshold",
-            "scale_down_idle_secs",
-            "max_requests_per_agent",
-        )
-    ),
+    "scaling of pools": (("tiers", "*", "pool", "scale_up_threshold"),),
 }
 """Kind of limit: where it stands in the file; `*` is any name or number."""
 

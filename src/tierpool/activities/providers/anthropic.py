@@ -15,15 +15,15 @@ from anthropic.types.message_create_params import MessageCreateParamsStreaming
 
 from tierpool.activities.providers.base import Provider, ProviderCall
 from tierpool.activities.providers.failures import CutStream, Refusal, error_object
+from tierpool.activities.providers.http import http_client, request_timeout
 from tierpool.activities.providers.schemas import fits_anthropic
 from tierpool.activities.providers.sdk import (
     NO_KEY,
     Answer,
+    Opened,
     SdkProvider,
     counts,
-    loopback_client,
     read_usage,
-    request_timeout,
 )
 from tierpool.activities.providers.sizes import compact_json
 from tierpool.contracts import Usage
@@ -67,13 +67,15 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
     name: ClassVar[str] = "anthropic"
     key_env: ClassVar[str | None] = "ANTHROPIC_API_KEY"
 
-    def _open(self, address: str | None, key: str) -> anthropic.AsyncAnthropic:
-        return anthropic.AsyncAnthropic(
+    def _open(self, address: str | None, key: str) -> Opened[anthropic.AsyncAnthropic]:
+        http = http_client(address, anthropic.DefaultAsyncHttpxClient)
+        client = anthropic.AsyncAnthropic(
             api_key=key or NO_KEY,
             base_url=address,
             max_retries=0,
-            http_client=loopback_client(address),
+            http_client=http,
         )
+        return Opened(client, http)
 
     def _use_key(self, client: anthropic.AsyncAnthropic, key: str) -> None:
         client.api_key = key or NO_KEY

@@ -104,6 +104,18 @@ class Provider(Protocol):
         """Say what an error of this provider's SDK cost and what should come next."""
         ...
 
+    def fresh(self) -> Provider:
+        """Return the same provider with clients and connections of its own."""
+        ...
+
+    async def warm(self, call: ProviderCall) -> None:
+        """Build the client of a call and open a connection; nothing is billed.
+
+        Raises:
+            ProviderError: if no client can be built: a key that is not set.
+        """
+        ...
+
     async def close(self) -> None:
         """Close the clients of the running event loop."""
         ...

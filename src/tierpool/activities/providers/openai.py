@@ -19,14 +19,14 @@ from openai.types.shared_params import ResponseFormatJSONSchema
 
 from tierpool.activities.providers.base import Provider, ProviderCall
 from tierpool.activities.providers.failures import CutStream, Refusal
+from tierpool.activities.providers.http import http_client, request_timeout
 from tierpool.activities.providers.schemas import fits_openai_strict, safe_name
 from tierpool.activities.providers.sdk import (
     NO_KEY,
     Answer,
+    Opened,
     SdkProvider,
-    loopback_client,
     read_usage,
-    request_timeout,
 )
 from tierpool.contracts import Usage
 
@@ -55,18 +55,20 @@ class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
     name: ClassVar[str] = "openai"
     key_env: ClassVar[str | None] = "OPENAI_API_KEY"
 
-    def _open(self, address: str | None, key: str) -> openai.AsyncOpenAI:
+    def _open(self, address: str | None, key: str) -> Opened[openai.AsyncOpenAI]:
+        http = http_client(address, openai.DefaultAsyncHttpxClient)
         # Without a key, empty strings keep the SDK from sending the organization
         # and project that it would read from the environment.
         keyless = None if key else ""
-        return openai.AsyncOpenAI(
+        client = openai.AsyncOpenAI(
             api_key=key or NO_KEY,
             organization=keyless,
             project=keyless,
             base_url=address,
             max_retries=0,
-            http_client=loopback_client(address),
+            http_client=http,
         )
+        return Opened(client, http)
 
     def _use_key(self, client: openai.AsyncOpenAI, key: str) -> None:
         client.api_key = key or NO_KEY

@@ -7,13 +7,11 @@ building the request and reading the chunks is what each provider adds.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Generic, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import ClassVar, Final, Generic, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx2
@@ -31,27 +29,30 @@ from tierpool.activities.providers.failures import (
     explain_transport,
     scrub,
 )
+from tierpool.activities.providers.http import place_of
 from tierpool.activities.providers.sizes import body_bytes
 from tierpool.contracts import FailureDetail, NextStep, Outcome, Usage
 
 __all__ = [
     "Answer",
     "Closable",
+    "Opened",
     "SdkProvider",
     "counts",
-    "loopback_client",
     "read_usage",
-    "request_timeout",
 ]
 
 REPLY_LIMIT = 4 * 1024 * 1024
 """Characters of a reply; no model's output limit reaches this."""
 
-_CONNECT_SECONDS = 10.0
-
 
 class Closable(Protocol):
     """An SDK client, as far as this module knows it."""
+
+    @property
+    def base_url(self) -> object:
+        """Where it sends its requests."""
+        ...
 
     async def close(self) -> None:
         """Close its connections."""
@@ -59,6 +60,14 @@ class Closable(Protocol):
 
 
 C = TypeVar("C", bound=Closable)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[C]):
+    """A client of an SDK, and what it sends with."""
+
+    client: C
+    http: httpx2.AsyncClient
 
 
 @dataclass
@@ -104,7 +113,7 @@ class Answer:
         return ProviderReply(text, usage, reason, self.model)
 
 
-_LOCAL_KEEPALIVE_SECONDS: Final = 2.0
+_WARM_SECONDS: Final = 5.0
 
 NO_KEY: Final = "none"
 """What stands for a key where none is sent: the SDKs insist on one."""
@@ -124,7 +133,7 @@ class SdkProvider(ABC, Generic[C]):
 
     def __init__(self) -> None:
         self._clients: WeakKeyDictionary[
-            asyncio.AbstractEventLoop, dict[tuple[str | None, str | None], C]
+            asyncio.AbstractEventLoop, dict[tuple[str | None, str | None], Opened[C]]
         ] = WeakKeyDictionary()
 
     async def complete(self, call: ProviderCall) -> ProviderReply:
@@ -138,7 +147,7 @@ class SdkProvider(ABC, Generic[C]):
         answer = Answer()
         error: BaseException | None = None
         try:
-            client = self._shared(address, self._variable(call), key)
+            client = self._shared(address, self._variable(call), key).client
             async with asyncio.timeout(call.timeout.total_seconds()):
                 await self._stream(client, call, answer)
         except Exception as caught:  # noqa: BLE001 - explain() takes every kind
@@ -149,7 +158,7 @@ class SdkProvider(ABC, Generic[C]):
             error = CutStream(error, tokens=answer.tokens)
         detail = _without_secrets(self.explain(error, key), call, key)
         if address and not detail.status:
-            where = f"{detail.message} (at {_place(address)})"
+            where = f"{detail.message} (at {place_of(address)})"
             detail = detail.model_copy(update={"message": where})
         # Raised outside the except block: an SDK's error chained to it would
         # bring its full text into the history.
@@ -164,17 +173,31 @@ class SdkProvider(ABC, Generic[C]):
             return explain_refusal(self.name, refusal.without(key))
         return explain_transport(self.name, error)
 
+    def fresh(self) -> Self:
+        """Return the same provider with clients of its own."""
+        return type(self)()
+
+    async def warm(self, call: ProviderCall) -> None:
+        """Build the client of a call and open a connection; nothing is billed."""
+        address, key = self._address(call), self._key(call)
+        opened = self._shared(address, self._variable(call), key)
+        try:
+            async with asyncio.timeout(_WARM_SECONDS):
+                await opened.http.head(str(opened.client.base_url))
+        except (httpx2.HTTPError, TimeoutError):
+            return  # the first call will say what is wrong, and what it costs
+
     async def close(self) -> None:
         """Close the clients of the running event loop."""
-        for client in self._clients.pop(asyncio.get_running_loop(), {}).values():
-            await client.close()
+        for opened in self._clients.pop(asyncio.get_running_loop(), {}).values():
+            await opened.client.close()
 
     def input_bytes(self, call: ProviderCall) -> int:
         """Return the size of the request; see `Provider`."""
         return body_bytes(self._body(call))
 
     @abstractmethod
-    def _open(self, address: str | None, key: str) -> C:
+    def _open(self, address: str | None, key: str) -> Opened[C]:
         """Make a client that never retries by itself; it sends NO_KEY for no key."""
 
     @abstractmethod
@@ -234,39 +257,13 @@ class SdkProvider(ABC, Generic[C]):
             )
         )
 
-    def _shared(self, address: str | None, variable: str | None, key: str) -> C:
+    def _shared(self, address: str | None, variable: str | None, key: str) -> Opened[C]:
         clients = self._clients.setdefault(asyncio.get_running_loop(), {})
-        client = clients.get((address, variable))
-        if client is None:
-            client = clients[address, variable] = self._open(address, key)
-        self._use_key(client, key)
-        return client
-
-
-def loopback_client(address: str | None) -> httpx2.AsyncClient | None:
-    """Return an HTTP client that ignores proxies, if the address is this machine.
-
-    An HTTP_PROXY in the environment would be asked for 127.0.0.1 otherwise. Idle
-    connections are let go early: small local servers close theirs after 5 s, the
-    SDK's own limit too, and a call on a connection that just closed is ambiguous.
-    """
-    host = urlsplit(address).hostname if address else None
-    if host is None or not _is_loopback(host):
-        return None
-    limits = httpx2.Limits(
-        max_connections=1000,
-        max_keepalive_connections=100,
-        keepalive_expiry=_LOCAL_KEEPALIVE_SECONDS,
-    )
-    return httpx2.AsyncClient(trust_env=False, limits=limits)
-
-
-def request_timeout(call: ProviderCall) -> httpx2.Timeout:
-    """Return the limits of one request; waiting for a connection takes half at most."""
-    seconds = call.timeout.total_seconds()
-    return httpx2.Timeout(
-        seconds, connect=min(_CONNECT_SECONDS, seconds / 2), pool=seconds / 2
-    )
+        opened = clients.get((address, variable))
+        if opened is None:
+            opened = clients[address, variable] = self._open(address, key)
+        self._use_key(opened.client, key)
+        return opened
 
 
 def read_usage(
@@ -326,18 +323,3 @@ def _without_secrets(
         prompts.append(call.system)
     message = scrub(detail.message, [key], prompts)
     return detail.model_copy(update={"message": message})
-
-
-def _place(address: str) -> str:
-    """Name a server without what else an address can hold: a password, a token."""
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

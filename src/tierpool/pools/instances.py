@@ -1,0 +1,269 @@
+"""Instances of one pool in this process: built, kept warm, lent and replaced.
+
+An instance is what one call at a time needs; for model calls that is a client
+with connections of its own. Whether a call may start at all is `slots`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+
+from tierpool.blueprint import PoolSpec
+from tierpool.errors import NoInstance, TierpoolError, UsageError
+
+__all__ = ["Agent", "Instance", "Pool", "PoolView", "surplus"]
+
+_TEND_SECONDS = 1.0
+_FULL_SECONDS = 5.0
+"""How long a call that came as its pool became smaller waits for an instance."""
+_BUILD_AGAIN_SECONDS = (1.0, 60.0)
+
+_log = structlog.get_logger()
+
+
+class Agent(Protocol):
+    """What an instance holds."""
+
+    async def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+A = TypeVar("A", bound=Agent)
+
+
+@dataclass(eq=False)
+class Instance(Generic[A]):
+    """One agent, for one call at a time."""
+
+    agent: A
+    requests: int = 0
+    """Calls that it has made."""
+    idle_since: float = 0.0
+    failed: bool = False
+    """Set by its call when the agent itself is in doubt: it is replaced then."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool of this process at one moment."""
+
+    ready: int
+    busy: int
+    starting: int
+    limit: int
+    """What `max_instances` is by now; calls above it come to their end."""
+    built: int
+    """Instances built since the start."""
+    trouble: str = ""
+    """Why no instance can be built; empty if all is well. Nothing is polled then."""
+
+    @property
+    def draining(self) -> int:
+        """Busy instances that go when their call has ended."""
+        return max(0, self.busy - self.limit)
+
+
+def surplus(
+    idle: list[float], size: int, *, least: int, most: int, now: float, patience: float
+) -> int:
+    """Return how many idle instances have to go; pure.
+
+    Args:
+        idle: Since when each of them is idle, the longest first.
+        size: All instances, busy ones included.
+        least: `min_instances`.
+        most: The limit.
+        now: The time, in the same unit.
+        patience: `scale_down_idle_secs`.
+    """
+    over = max(0, size - most)
+    expired = sum(1 for since in idle if now - since >= patience)
+    return min(len(idle), max(over, min(expired, size - min(least, most))))
+
+
+@dataclass
+class Pool(Generic[A]):
+    """All instances of one pool in this process; used on one event loop."""
+
+    name: str
+    spec: PoolSpec
+    build: Callable[[], Awaitable[A]]
+    clock: Callable[[], float] = time.monotonic
+    limit: int = -1
+    trouble: str = ""
+    built: int = 0
+    _ready: list[Instance[A]] = field(default_factory=list)
+    """The last one was used last: the others may grow old."""
+    _busy: set[Instance[A]] = field(default_factory=set)
+    _starting: int = 0
+    _waiting: set[asyncio.Future[None]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            self.limit = self.spec.max_instances
+
+    @property
+    def size(self) -> int:
+        """All instances, those that are being built included."""
+        return len(self._ready) + len(self._busy) + self._starting
+
+    def view(self) -> PoolView:
+        """Show the pool."""
+        return PoolView(
+            ready=len(self._ready),
+            busy=len(self._busy),
+            starting=self._starting,
+            limit=self.limit,
+            built=self.built,
+            trouble=self.trouble,
+        )
+
+    def resize(self, limit: int) -> None:
+        """Change `max_instances` at once; calls under way come to their end.
+
+        Args:
+            limit: 0 pauses the pool.
+
+        Raises:
+            UsageError: for a number below 0.
+        """
+        if limit < 0:
+            raise UsageError(f"a pool has 0 instances at least, not {limit}")
+        before, self.limit = self.limit, limit
+        if limit != before:
+            _log.info("pool.resized", pool=self.name, before=before, limit=limit)
+        self._trim()
+        self.changed()
+
+    async def ready(self) -> None:
+        """Build `min_instances`, before the first poll.
+
+        What cannot be built is tried again while the pool is tended.
+        """
+        missing = min(self.spec.min_instances, self.limit) - self.size
+        await asyncio.gather(*(self._add() for _ in range(missing)))
+
+    async def tend(self) -> None:
+        """Let idle instances go and replace what is missing, until cancelled."""
+        wait, longest = _BUILD_AGAIN_SECONDS
+        while True:
+            await asyncio.sleep(wait if self.trouble else _TEND_SECONDS)
+            self._trim()
+            await self.ready()
+            wait = min(2 * wait, longest) if self.trouble else _BUILD_AGAIN_SECONDS[0]
+
+    async def close(self) -> None:
+        """Let all idle instances go and wait for what is under way."""
+        self._close(self._ready)
+        self._ready = []
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Instance[A]]:
+        """Lend an instance for one call.
+
+        Raises:
+            NoInstance: if the pool is full, for calls that were on their way when
+                it became smaller.
+            TierpoolError: if no instance can be built.
+        """
+        instance = await self._take()
+        self._busy.add(instance)
+        try:
+            yield instance
+        finally:
+            self._busy.discard(instance)
+            self._give_back(instance)
+            self.changed()
+
+    async def change(self) -> None:
+        """Wait until something has happened that may let a call start."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(woken)
+        try:
+            await woken
+        finally:
+            self._waiting.discard(woken)
+
+    def changed(self) -> None:
+        """Let everybody who waits look again."""
+        for woken in self._waiting:
+            if not woken.done():
+                woken.set_result(None)
+
+    async def _take(self) -> Instance[A]:
+        try:
+            async with asyncio.timeout(_FULL_SECONDS):
+                while len(self._busy) + self._starting >= self.limit:
+                    await self.change()
+        except TimeoutError:
+            raise NoInstance(
+                f"the pool {self.name} has {self.limit} instances, and all are busy"
+            ) from None
+        return self._ready.pop() if self._ready else await self._new()
+
+    def _give_back(self, instance: Instance[A]) -> None:
+        instance.requests += 1
+        instance.idle_since = self.clock()
+        worn = instance.requests >= self.spec.max_requests_per_agent
+        if worn or instance.failed or self.size >= self.limit:
+            self._close([instance])
+            if self.size < min(self.spec.min_instances, self.limit):
+                self._go_on(self._add())
+        else:
+            self._ready.append(instance)
+
+    async def _new(self) -> Instance[A]:
+        self._starting += 1
+        try:
+            agent = await self.build()
+        except TierpoolError as error:
+            if not self.trouble:
+                _log.warning("pool.trouble", pool=self.name, reason=str(error))
+            self.trouble = str(error)
+            raise
+        finally:
+            self._starting -= 1
+        if self.trouble:
+            _log.info("pool.recovered", pool=self.name)
+        self.trouble = ""
+        self.built += 1
+        return Instance(agent, idle_since=self.clock())
+
+    async def _add(self) -> None:
+        try:
+            self._ready.append(await self._new())
+        except TierpoolError:
+            return  # it is in `trouble`
+        self.changed()
+
+    def _trim(self) -> None:
+        gone = surplus(
+            [instance.idle_since for instance in self._ready],
+            self.size,
+            least=self.spec.min_instances,
+            most=self.limit,
+            now=self.clock(),
+            patience=self.spec.scale_down_idle_secs,
+        )
+        self._close(self._ready[:gone])
+        del self._ready[:gone]
+
+    def _close(self, instances: list[Instance[A]]) -> None:
+        for instance in instances:
+            self._go_on(instance.agent.close())
+
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

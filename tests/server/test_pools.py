@@ -1,0 +1,109 @@
+"""Pools of a live worker: they follow their limits and kill nothing."""
+
+import asyncio
+from typing import Any
+
+from tierpool.client import flow_result, pools_of
+from tierpool.pools.instances import Pool
+from tierpool.testing import CutConnection, Overloaded, Reply
+
+from .conftest import FLEET, Running, Start
+
+ROLES = """
+agents:
+  reviewer: {prompt: "Review.\\n", tier: nano, max_attempts: 9}
+flows:
+  review:
+    initial: incoming
+    transitions:
+      "incoming -> done": {agent: reviewer}
+"""
+
+
+def nano(fleet: Running) -> Pool[Any]:
+    return pools_of(fleet.client)["nano"]
+
+
+async def in_flight(fleet: Running, count: int) -> None:
+    """Wait until so many calls are under way, and see that there are no more."""
+    await fleet.provider.until(lambda books: books.in_flight == count)
+    await asyncio.sleep(0.5)
+    assert count == fleet.provider.accounting.in_flight
+
+
+async def test_live_pool_follows_its_limit(running: Start) -> None:
+    """Up, down, paused and up again, while calls are under way; none is repeated."""
+    fleet = await running(
+        ROLES, base=FLEET.replace("max_instances: 4", "max_instances: 2")
+    )
+    gates = [asyncio.Event() for _ in range(12)]
+    fleet.provider.script(*(Reply("fine", gate=gate) for gate in gates))
+    handles = [await fleet.start("review") for _ in gates]
+    await in_flight(fleet, 2)
+
+    nano(fleet).resize(6)
+    await in_flight(fleet, 6)
+    nano(fleet).resize(3)
+    for gate in gates[:4]:
+        gate.set()
+    await in_flight(fleet, 3)
+    nano(fleet).resize(0)
+    for gate in gates:
+        gate.set()
+    await in_flight(fleet, 0)
+    paused = fleet.provider.accounting.calls
+    nano(fleet).resize(8)
+    results = [await flow_result(handle) for handle in handles]
+
+    assert paused < 12
+    assert ["done"] * 12 == [result.state for result in results]
+    assert [1] * 12 == [result.attempts for result in results]
+    assert 12 == fleet.provider.accounting.calls
+
+
+async def test_fallback_queues_share_the_pool(running: Start) -> None:
+    """Calls on a tier's two queues together are never more than its instances."""
+    spare = """fallback:
+      - model: openai:spare
+        base_url: BASE_URL/v1
+        price: {input_usd_per_mtok: 3, output_usd_per_mtok: 4}
+    pool: {max_instances: 3}"""
+    base = FLEET.replace("pool: {max_instances: 4}", spare, 1)
+    fleet = await running(ROLES, base=base)
+    fleet.provider.on(lambda request: request.model == "small", Overloaded())
+    fleet.provider.default(Reply("fine"))
+
+    handles = [await fleet.start("review") for _ in range(12)]
+    results = [await flow_result(handle) for handle in handles]
+
+    assert ["done"] * 12 == [result.state for result in results]
+    assert fleet.provider.accounting.peak_in_flight <= 3
+
+
+async def test_instances_are_renewed_and_kept_ready(running: Start) -> None:
+    """One stands ready at the start; each makes two calls and is replaced."""
+    pool = "min_instances: 1, max_instances: 1, max_requests_per_agent: 2"
+    base = FLEET.replace("max_instances: 4", pool)
+    fleet = await running(ROLES, base=base)
+    fleet.provider.default(Reply("fine"))
+    before = nano(fleet).view()
+
+    for _ in range(4):
+        await fleet.run("review")
+
+    assert (1, 1) == (before.ready, before.built)
+    assert 3 == nano(fleet).view().built
+
+
+async def test_broken_connections_go_with_their_instance(running: Start) -> None:
+    """An instance whose provider cannot be reached is replaced; the item tries again."""
+    fleet = await running(
+        ROLES, base=FLEET.replace("max_instances: 4", "max_instances: 1")
+    )
+    built = nano(fleet).view().built
+    fleet.provider.script(CutConnection(), Reply("fine"))
+
+    result = await fleet.run("review")
+
+    assert ("done", 2) == (result.state, result.attempts)
+    assert built < nano(fleet).view().built
