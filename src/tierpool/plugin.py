@@ -180,10 +180,11 @@ def tool_slots(fleet: LoadedFleet) -> int:
     return sum(8 if count is None else count for count in tools) or 1
 
 
-async def _agent(tier: TierSnapshot) -> AgentClient:
+async def _agent(tier: TierSnapshot, warm: bool) -> AgentClient:
     """Build what an instance of a tier's pool calls models with."""
     client = AgentClient()
-    await client.warm(tier.models[:1])  # fallbacks are for bad days
+    if warm:
+        await client.warm(tier.models[:1])  # fallbacks are for bad days
     return client
 
 

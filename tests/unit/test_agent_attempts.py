@@ -85,7 +85,7 @@ class Worker:
             folder, folder, self.parts, ConversationStore(), self.pool.lend
         )
 
-    async def agent(self) -> AgentClient:
+    async def agent(self, warm: bool) -> AgentClient:
         return AgentClient()
 
     def request(self, wire: str = "openai", **changes: Any) -> AgentRequest:

@@ -95,7 +95,8 @@ class Pool(Generic[A]):
 
     name: str
     spec: PoolSpec
-    build: Callable[[], Awaitable[A]]
+    build: Callable[[bool], Awaitable[A]]
+    """Makes an agent; told whether to warm it up, which a call does by itself."""
     clock: Callable[[], float] = time.monotonic
     limit: int = -1
     trouble: str = ""
@@ -210,7 +211,7 @@ class Pool(Generic[A]):
             raise NoInstance(
                 f"the pool {self.name} has {self.limit} instances, and all are busy"
             ) from None
-        return self._ready.pop() if self._ready else await self._new()
+        return self._ready.pop() if self._ready else await self._new(warm=False)
 
     def _give_back(self, instance: Instance[A]) -> None:
         instance.requests += 1
@@ -223,10 +224,10 @@ class Pool(Generic[A]):
         else:
             self._ready.append(instance)
 
-    async def _new(self) -> Instance[A]:
+    async def _new(self, *, warm: bool) -> Instance[A]:
         self._starting += 1
         try:
-            agent = await self.build()
+            agent = await self.build(warm)
         except TierpoolError as error:
             if not self.trouble:
                 _log.warning("pool.trouble", pool=self.name, reason=str(error))
@@ -242,7 +243,7 @@ class Pool(Generic[A]):
 
     async def _add(self) -> None:
         try:
-            self._ready.append(await self._new())
+            self._ready.append(await self._new(warm=True))
         except TierpoolError:
             return  # it is in `trouble`
         self.changed()

@@ -30,7 +30,7 @@ class Workshop:
         self.built: list[Client] = []
         self.trouble = ""
 
-    async def build(self) -> Client:
+    async def build(self, warm: bool) -> Client:
         await asyncio.sleep(0)
         if self.trouble:
             raise TierpoolError(self.trouble)
