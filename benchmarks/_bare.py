@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 
-from tierpool.activities.providers.sdk import loopback_client
+from tierpool.activities.providers.http import http_client
 
 __all__ = ["CALLS_QUEUE", "BareActivities", "BareWorkflow"]
 
@@ -44,7 +44,7 @@ class BareActivities:
             base_url=f"{base_url}/v1",
             max_retries=0,
             # the same HTTP client as tierpool's, so that the SDK costs the same
-            http_client=loopback_client(base_url),
+            http_client=http_client(base_url, openai.DefaultAsyncHttpxClient),
         )
 
     @activity.defn

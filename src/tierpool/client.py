@@ -16,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
 
+from pydantic import ValidationError
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import (
     AddSearchAttributesRequest,
@@ -30,6 +31,7 @@ from temporalio.client import (
     WorkflowQueryFailedError,
 )
 from temporalio.common import (
+    Priority,
     SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
@@ -180,7 +182,7 @@ async def start_flow(
         fleet: The fleet, if the client has no plugin.
 
     Raises:
-        UsageError: for a budget that is no amount above 0.
+        UsageError: for a budget that is no amount above 0, or fields that are no item.
         UnknownName: for a flow that the fleet does not have.
         ItemConflict: if the ID is taken; says by what.
         PayloadTooLarge: if the item does not fit through Temporal.
@@ -223,6 +225,7 @@ async def _begin(client: Client, fleet: LoadedFleet, start: FlowStart) -> ItemHa
             result_type=FlowResult,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             search_attributes=attributes,
+            priority=_priority(start.item),
             static_summary=escape_markdown((start.item.title or start.item.id)[:200]),
         )
 
@@ -247,7 +250,22 @@ def _work_item(item: WorkItem | Mapping[str, Any] | str, id: str | None) -> Work
         fields["id"] = id
     if not fields.get("id"):
         raise TierpoolError("a work item needs an ID: pass id=…")
-    return WorkItem.model_validate(fields)
+    try:
+        return WorkItem.model_validate(fields)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+            for e in error.errors(include_url=False, include_input=False)
+        )
+        raise UsageError(f"no work item: {wrong}") from None
+
+
+def _priority(item: WorkItem) -> Priority:
+    """Return Temporal's priority, which all that the item starts inherits."""
+    usual = WorkItem.model_fields["priority"].default
+    if item.priority == usual:
+        return Priority.default
+    return Priority(priority_key=item.priority)
 
 
 def _budget(usd: Decimal | float | str | None) -> Decimal | None:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from tierpool.client import flow_result, pools_of
+from tierpool.client import ItemHandle, flow_result, pools_of, start_flow
 from tierpool.pools.instances import Pool
 from tierpool.testing import CutConnection, Overloaded, Reply
 
@@ -107,3 +107,34 @@ async def test_broken_connections_go_with_their_instance(running: Start) -> None
 
     assert ("done", 2) == (result.state, result.attempts)
     assert built < nano(fleet).view().built
+
+
+async def test_urgent_items_are_served_first(running: Start) -> None:
+    """In a backlog the calls of items with priority 1 come before all others."""
+    fleet = await running(
+        ROLES, base=FLEET.replace("max_instances: 4", "max_instances: 1")
+    )
+    fleet.provider.default(Reply("fine"))
+    nano(fleet).resize(0)
+    handles = [
+        await start_flow(
+            fleet.client, "review", {"text": f"{priority}", "priority": priority}, id=id
+        )
+        for priority, id in [(3, "usual"), (5, "late"), (1, "urgent"), (2, "soon")]
+    ]
+    for handle in handles:
+        await has_scheduled(handle)
+
+    nano(fleet).resize(1)
+    for handle in handles:
+        await flow_result(handle)
+
+    order = [request.messages[-1][1] for request in fleet.provider.requests]
+    assert ["1", "2", "3", "5"] == order
+
+
+async def has_scheduled(handle: ItemHandle) -> None:
+    """Wait until an item's attempt waits for the pool."""
+    async with asyncio.timeout(20):
+        while not (await handle.describe()).raw_description.pending_activities:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)

@@ -148,7 +148,7 @@ def _json_items(file: Path, text: str, problems: list[Problem]) -> Iterator[Work
             )
             problems.append(
                 Problem(
-                    f"no work item: {first}; expected id, title, text, data",
+                    f"no work item: {first}; expected id, title, text, data, priority",
                     file=str(file),
                     line=number,
                 )

@@ -65,6 +65,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--budget-usd", type=_budget, metavar="USD",
         help="what each item may cost, instead of max_cost_per_workflow_usd",
     )  # fmt: skip
+    this.add_argument(
+        "--priority", type=int, choices=range(1, 6), metavar="1..5",
+        help="1 is served first, 5 last; else what each item says, or 3",
+    )  # fmt: skip
     this.add_argument("--no-wait", action="store_true", help="start and return")
     this.add_argument("--explain", action="store_true", help="print each call's Route")
     this.set_defaults(command=command)
@@ -93,6 +97,8 @@ async def command(args: argparse.Namespace) -> int:
     if args.flow not in fleet.fleet.flows:
         raise UnknownName("flow", args.flow, fleet.fleet.flows)
     items = read_items(args.item, args.text, args.id)
+    if args.priority is not None:
+        items = [i.model_copy(update={"priority": args.priority}) for i in items]
     client = await connected(fleet)
     handles = await start_all(
         client, args.flow, items, args.id_conflict, args.budget_usd

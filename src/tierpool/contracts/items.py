@@ -49,6 +49,8 @@ class WorkItem(Wire):
     """What the roles read."""
     data: dict[str, JsonValue] = {}
     """Anything else, as a JSON object."""
+    priority: Annotated[int, Field(ge=1, le=5)] = 3
+    """1 is served first, 5 last, wherever a backlog waits for a pool."""
 
 
 class ToolRequest(Wire):
