@@ -17,11 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import ValidationError
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import (
-    AddSearchAttributesRequest,
-    ListSearchAttributesRequest,
-)
 from temporalio.client import (
     Client,
     Plugin,
@@ -44,8 +39,9 @@ from temporalio.exceptions import (
     TerminatedError,
     WorkflowAlreadyStartedError,
 )
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
+from tierpool.attributes import ensure_search_attributes
 from tierpool.blueprint import read_budget
 from tierpool.contracts import FlowResult, FlowStart, ItemCosts, WorkItem
 from tierpool.errors import (
@@ -58,13 +54,12 @@ from tierpool.errors import (
 from tierpool.fleet import LoadedFleet
 from tierpool.flow import CANCELLED, FAILED
 from tierpool.pools.instances import Pool
-from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE, SEARCH_ATTRIBUTES
+from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE
 from tierpool.workflows.render import escape_markdown
 
 __all__ = [
     "ItemHandle",
     "connect",
-    "ensure_search_attributes",
     "fleet_of",
     "flow_result",
     "pools_of",
@@ -342,60 +337,6 @@ async def _broken_off(handle: ItemHandle, state: str, reason: str) -> FlowResult
 
 def _raise_as_ours(handle: ItemHandle, error: WorkflowFailureError) -> NoReturn:
     raise TierpoolError(f"item {handle.id!r} failed: {error.cause}") from error
-
-
-async def ensure_search_attributes(client: Client) -> None:
-    """Register tierpool's search attributes where the server lacks them.
-
-    Raises:
-        ServerError: if one exists with another type, or the server refuses.
-    """
-    try:
-        missing = _missing_attributes(await _known_attributes(client))
-        if missing:
-            await client.operator_service.add_search_attributes(
-                AddSearchAttributesRequest(
-                    namespace=client.namespace, search_attributes=missing
-                )
-            )
-    except RPCError as error:
-        if error.status is RPCStatusCode.ALREADY_EXISTS:
-            return  # another worker was quicker
-        raise ServerError(
-            f"search attributes cannot be registered: {error.message}; register "
-            f"{', '.join(f'{n} ({k})' for n, k in SEARCH_ATTRIBUTES.items())} by hand"
-        ) from error
-
-
-async def _known_attributes(
-    client: Client,
-) -> Mapping[str, IndexedValueType.ValueType]:
-    try:
-        known = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace)
-        )
-    except RPCError as error:
-        if error.status is RPCStatusCode.UNIMPLEMENTED:
-            return {}  # Temporal's time-skipping test server adds but cannot list
-        raise
-    return known.custom_attributes
-
-
-def _missing_attributes(
-    known: Mapping[str, IndexedValueType.ValueType],
-) -> dict[str, IndexedValueType.ValueType]:
-    missing = {}
-    for name, kind in SEARCH_ATTRIBUTES.items():
-        wanted = IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{kind.upper()}")
-        found = known.get(name)
-        if found is None:
-            missing[name] = wanted
-        elif found != wanted:
-            raise ServerError(
-                f"the search attribute {name} exists with the type "
-                f"{IndexedValueType.Name(found)}; tierpool needs {kind}"
-            )
-    return missing
 
 
 def state_folder(fleet_file: Path) -> Path:

@@ -22,7 +22,8 @@ from temporalio.worker import Worker
 
 from tierpool import __version__
 from tierpool.activities.providers.base import close_providers, provider_for
-from tierpool.client import ensure_search_attributes, fleet_of, pools_of
+from tierpool.attributes import ensure_search_attributes
+from tierpool.client import fleet_of, pools_of
 from tierpool.config.credentials import missing_credentials
 from tierpool.errors import ConfigError, TierpoolError, UnknownName
 from tierpool.fleet import LoadedFleet
