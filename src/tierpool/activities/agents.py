@@ -37,7 +37,7 @@ from tierpool.activities.providers.base import (
 )
 from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.tools import ToolError, run_command, run_python
-from tierpool.blueprint import Reply, split_model
+from tierpool.blueprint import Reply
 from tierpool.contracts import (
     AgentRequest,
     AgentResult,
@@ -184,22 +184,23 @@ class AgentActivities:
     async def _model(
         self, request: AgentRequest, messages: list[Said], schema: dict[str, Any] | None
     ) -> AgentResult:
-        call = ProviderCall(
-            model=split_model(request.route.model)[1],
-            system=await self._text(request.prompt) if request.prompt else None,
-            messages=tuple(messages),
-            schema=schema,
-            schema_name=request.role,
-            max_output_tokens=request.max_output_tokens,
-            temperature=request.temperature,
-            timeout=request.timeout,
-            base_url=request.base_url,
-            api_key_env=request.api_key_env,
-        )
+        system = await self._text(request.prompt) if request.prompt else None
         if schema is not None:
             check_schema(schema)
         async with self._lend() as instance:
-            provider, _ = instance.agent.provider_for(request.route.model)
+            provider, model = instance.agent.provider_for(request.route.model)
+            call = ProviderCall(
+                model=model,
+                system=system,
+                messages=tuple(messages),
+                schema=schema,
+                schema_name=request.role,
+                max_output_tokens=request.max_output_tokens,
+                temperature=request.temperature,
+                timeout=request.timeout,
+                base_url=request.base_url,
+                api_key_env=request.api_key_env,
+            )
             check_estimate(request, provider.input_bytes(call))
             try:
                 answer = await provider.complete(call)

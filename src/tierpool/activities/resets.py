@@ -49,19 +49,19 @@ async def spent(run_id: str) -> Spent:
     if reset is None:
         return Spent(run=run_id)
     usd = late = Decimal(0)
-    for run in {reset.run: "", await _run_before(client, workflow_id, run_id): ""}:
-        if not run:
-            continue
+    handle = client.get_workflow_handle(workflow_id, run_id=reset.run)
+    base = await _reservations(client.data_converter, handle, reset.event)
+    before = await _run_before(client, workflow_id, run_id)
+    for run in dict.fromkeys((reset.run, before or reset.run)):
         handle = client.get_workflow_handle(workflow_id, run_id=run)
-        answer = await _answer(handle)
-        if answer is None:
-            found = await _reservations(client.data_converter, handle, reset.event)
-            late = max(late, found.total)
-        else:
+        answer, found = await _answer(handle), base
+        if answer is not None:
             usd = max(usd, answer)
-    base = client.get_workflow_handle(workflow_id, run_id=reset.run)
-    pending = (await _reservations(client.data_converter, base, reset.event)).pending
-    return Spent(run=run_id, usd=usd, late_usd=late, pending_usd=pending)
+            continue
+        if run != reset.run:
+            found = await _reservations(client.data_converter, handle, reset.event)
+        late = max(late, found.total)
+    return Spent(run=run_id, usd=usd, late_usd=late, pending_usd=base.pending)
 
 
 async def _answer(handle: WorkflowHandle[Any, Any]) -> Decimal | None:

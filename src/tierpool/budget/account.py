@@ -35,7 +35,7 @@ class _Child:
     """The `budget_usd` that it was started with."""
     run: str = ""
     number: int = 0
-    """Of its last ask; one that comes again changes nothing."""
+    """Of its last ask."""
     asks: BudgetAsk | None = None
     """What it waits for; it has given back what it does not hold."""
     given: bool = False
@@ -167,11 +167,9 @@ class Account:
 
     def asked(self, ask: BudgetAsk) -> None:
         """Take back what the child does not hold, and note what it needs."""
-        child = self.children.setdefault(
-            ask.child, _Child(run=ask.run, limit=ask.limit_usd)
-        )
+        child = self.children.setdefault(ask.child, _Child())
         if child.run and child.run != ask.run:
-            self.started(ask.child, ask.limit_usd)
+            self.started(ask.child, None)
             child = self.children[ask.child]
         if not child.number and ask.limit_usd is not None:
             child.limit = ask.limit_usd

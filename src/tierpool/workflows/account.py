@@ -102,23 +102,16 @@ async def perform(
     last: AgentResult | FailureDetail
     try:
         last = await handle
-    except ActivityError as error:
-        if is_cancelled_exception(error):
+    except (ActivityError, asyncio.CancelledError) as error:
+        if isinstance(error, ActivityError) and not is_cancelled_exception(error):
+            last = failure_of(error)
+        else:
             paused = handle in run.broken_off and _cancels() == cancels
-            started = bool(error.started_event_id)
+            started = _can_have_started(handle, error)
             _cancelled(run, request, held, made, started, paused)
             if paused:
                 return None
             raise
-        last = failure_of(error)
-    except asyncio.CancelledError:
-        # it was cancelled as it ended, and the SDK keeps its end to itself; or
-        # before it was sent at all
-        paused = handle in run.broken_off and _cancels() == cancels
-        _cancelled(run, request, held, made, _was_sent(handle), paused)
-        if paused:
-            return None
-        raise
     finally:
         run.under_way.remove(handle)
         run.broken_off.discard(handle)
@@ -129,8 +122,16 @@ async def perform(
     return last
 
 
-def _was_sent(handle: workflow.ActivityHandle[Any]) -> bool:
-    """Tell whether an activity can have started: when in doubt, yes."""
+def _can_have_started(
+    handle: workflow.ActivityHandle[Any], error: BaseException
+) -> bool:
+    """Tell whether a worker may have begun a cancelled attempt: when in doubt, yes.
+
+    The SDK says so itself, unless the cancel met the attempt's end, which it then
+    keeps to itself, or came before the attempt was sent at all.
+    """
+    if isinstance(error, ActivityError):
+        return bool(error.started_event_id)
     return bool(getattr(handle, "_started", True))
 
 

@@ -48,9 +48,8 @@ from tierpool.flow import (
     refusal,
 )
 from tierpool.workflows.agent import Refusal, call_agent
-from tierpool.workflows.handlers import check_raise
+from tierpool.workflows.handlers import check_raise, raise_budget
 from tierpool.workflows.run import RunState, attach
-from tierpool.workflows.threads import chunk_of
 
 __all__ = ["FlowWorkflow"]
 
@@ -316,7 +315,7 @@ class FlowWorkflow:
         self, request: ConversationRequest | None = None
     ) -> ConversationChunk:
         """Answer the `conversation` query."""
-        return chunk_of(self._run.threads, request or ConversationRequest())
+        return self._run.conversation(request)
 
     @workflow.update(
         description='Reply for the human role that waits: {"reply": {…}, "by": "name"}'
@@ -357,8 +356,7 @@ class FlowWorkflow:
     @workflow.update(description='Raise the budget; data: the new total, as "2.50" USD')
     def raise_budget(self, usd: JsonValue) -> None:
         """Let the item spend more."""
-        self._run.budget.raise_to(check_raise(self._run, usd))
-        self._run.show()
+        raise_budget(self._run, usd)
 
     @raise_budget.validator
     def _check_raise(self, usd: JsonValue) -> None:

@@ -22,17 +22,14 @@ from tierpool.contracts import (
     SETTLE_UPDATE,
     Attempt,
     BudgetAsk,
-    ConversationChunk,
-    ConversationRequest,
     GovernedAnswer,
     GovernedRequest,
     GovernedSettlement,
     Outcome,
 )
 from tierpool.workflows.run import RunState, attach, run_of
-from tierpool.workflows.threads import chunk_of
 
-__all__ = ["check_raise", "install", "run_state"]
+__all__ = ["check_raise", "install", "raise_budget", "run_state"]
 
 
 def install() -> RunState:
@@ -48,7 +45,7 @@ def install() -> RunState:
     governed = _Governed(state)
     workflow.set_query_handler("tierpool_part", state.part)
     workflow.set_query_handler("tierpool_spent", state.spent)
-    workflow.set_query_handler("tierpool_conversation", _Conversations(state).answer)
+    workflow.set_query_handler("tierpool_conversation", state.conversation)
     workflow.set_update_handler(RESERVE_UPDATE, governed.reserve)
     workflow.set_update_handler(SETTLE_UPDATE, governed.settle)
     workflow.set_signal_handler(ASK_SIGNAL, _child_asks)
@@ -61,7 +58,7 @@ def run_state() -> RunState:
     """Return the run's state, with the handlers for people."""
     state = install()
     _add_query("costs", state.costs)
-    _add_query("conversation", _Conversations(state).answer)
+    _add_query("conversation", state.conversation)
     _add_update("decide", state.decisions.take, state.decisions.check)
     budgets = _Raises(state)
     _add_update("raise_budget", budgets.to, budgets.check)
@@ -93,6 +90,12 @@ def check_raise(state: RunState, usd: JsonValue) -> Decimal:
     return amount
 
 
+def raise_budget(state: RunState, usd: JsonValue) -> None:
+    """Carry out `raise_budget`."""
+    state.budget.raise_to(check_raise(state, usd))
+    state.show()
+
+
 def _refused(message: str) -> ApplicationError:
     return ApplicationError(message, type="BudgetNotRaised", non_retryable=True)
 
@@ -102,16 +105,6 @@ async def _child_asks(ask: BudgetAsk) -> None:
     state = run_state()
     await state.open()
     await state.budget.child_asks(ask)
-
-
-class _Conversations:
-    """Pieces of the run's conversations."""
-
-    def __init__(self, state: RunState) -> None:
-        self._state = state
-
-    def answer(self, request: ConversationRequest | None = None) -> ConversationChunk:
-        return chunk_of(self._state.threads, request or ConversationRequest())
 
 
 class _Raises:
@@ -124,8 +117,7 @@ class _Raises:
         check_raise(self._state, usd)
 
     def to(self, usd: JsonValue) -> None:
-        self._state.budget.raise_to(check_raise(self._state, usd))
-        self._state.show()
+        raise_budget(self._state, usd)
 
 
 class _Governed:

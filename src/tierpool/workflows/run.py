@@ -21,6 +21,8 @@ from tierpool.contracts import (
     CARRY_HEADER,
     FLEET_HEADER,
     Attempt,
+    ConversationChunk,
+    ConversationRequest,
     Denial,
     EarlierAttempts,
     ItemCosts,
@@ -35,7 +37,7 @@ from tierpool.workflows.budget import RunBudget
 from tierpool.workflows.human import Decisions
 from tierpool.workflows.render import details_table, escape_markdown, money
 from tierpool.workflows.stubs import fleet_activity, spent_activity
-from tierpool.workflows.threads import Thread, take_up
+from tierpool.workflows.threads import Thread, chunk_of, take_up
 
 __all__ = ["RunState", "attach", "run_of"]
 
@@ -254,6 +256,12 @@ class RunState:
             raise TierpoolError(f"this run has no text with the hash {request.hash}")
         end = request.offset + _CHUNK
         return PartChunk(text=text[request.offset : end], more=end < len(text))
+
+    def conversation(
+        self, request: ConversationRequest | None = None
+    ) -> ConversationChunk:
+        """Answer a query for a piece of a conversation."""
+        return chunk_of(self.threads, request or ConversationRequest())
 
     def record(self, attempt: Attempt) -> None:
         """Add an attempt to the item's account and to its current details."""
