@@ -10,13 +10,12 @@ import asyncio
 import json
 import os
 import sys
-from dataclasses import replace
 from datetime import timedelta
 
 from _cancel_load import OWN_QUEUE, OwnWorkflow
+from _sandbox import sandbox
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tierpool import TierpoolPlugin, load_fleet
 from tierpool.logs import configure_logs
@@ -29,13 +28,11 @@ async def serve(address: str, fleet_file: str, stop: asyncio.Event) -> None:
     """Serve until told to stop."""
     fleet = load_fleet(fleet_file)
     client = await Client.connect(address, plugins=[TierpoolPlugin(fleet)])
-    runner = SandboxedWorkflowRunner()
-    allowed = runner.restrictions.with_passthrough_modules("_cancel_load")
     async with Worker(
         client,
         task_queue=OWN_QUEUE,
         workflows=[OwnWorkflow],
-        workflow_runner=replace(runner, restrictions=allowed),
+        workflow_runner=sandbox("_cancel_load"),
         build_id="benchmark",
         graceful_shutdown_timeout=GRACE,
     ):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,10 +22,10 @@ from _history_load import (
     read_piece,
     tool,
 )
+from _sandbox import sandbox
 from temporalio import workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tierpool import TierpoolPlugin, load_fleet
 from tierpool.worker import Served, run_workers
@@ -78,15 +77,13 @@ async def main(order: Order) -> None:
     fleet = load_fleet(write_fleet(Path(order.folder), order.provider))
     plugin = TierpoolPlugin(fleet, compress=order.options["compress"])
     client = await Client.connect(order.address, plugins=[plugin])
-    runner = SandboxedWorkflowRunner()
-    allowed = runner.restrictions.with_passthrough_modules("_history_load")
     stop, ready = asyncio.Event(), asyncio.Event()
     async with Worker(
         client,
         task_queue=QUEUE,
         workflows=[Reading],
         activities=[read_piece],
-        workflow_runner=replace(runner, restrictions=allowed),
+        workflow_runner=sandbox("_history_load"),
         graceful_shutdown_timeout=GRACE,
     ):
         pools = asyncio.create_task(

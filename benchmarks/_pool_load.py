@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
+from _sandbox import sandbox
 from temporalio import workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tierpool.workflows import call_agent
 
@@ -36,13 +35,11 @@ class ManyCalls:
 @asynccontextmanager
 async def own_worker(client: Client) -> AsyncIterator[None]:
     """Run a user's own worker."""
-    runner = SandboxedWorkflowRunner()
-    allowed = runner.restrictions.with_passthrough_modules("_pool_load")
     async with Worker(
         client,
         task_queue=OWN_QUEUE,
         workflows=[ManyCalls],
-        workflow_runner=replace(runner, restrictions=allowed),
+        workflow_runner=sandbox("_pool_load"),
         build_id="benchmark",
     ):
         yield

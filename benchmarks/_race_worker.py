@@ -10,14 +10,13 @@ import asyncio
 import json
 import os
 import sys
-from dataclasses import replace
 from datetime import timedelta
 
 from _race_load import RaceWorkflow, own_queue
 from _race_log import RaceInterceptor
+from _sandbox import sandbox
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tierpool import TierpoolPlugin, load_fleet
 from tierpool.logs import configure_logs
@@ -47,14 +46,12 @@ async def serve_pool(client: Client, tiers: tuple[str, ...]) -> None:
 async def serve_workflows(client: Client, fleet: str) -> None:
     """Run the workflows until told to stop."""
     stop = asyncio.Event()
-    runner = SandboxedWorkflowRunner()
-    allowed = runner.restrictions.with_passthrough_modules("_race_load", "_race_log")
     worker = Worker(
         client,
         task_queue=own_queue(fleet),
         workflows=[RaceWorkflow],
         interceptors=[RaceInterceptor()],
-        workflow_runner=replace(runner, restrictions=allowed),
+        workflow_runner=sandbox("_race_load", "_race_log"),
         build_id="benchmark",
         graceful_shutdown_timeout=GRACE,
     )

@@ -12,16 +12,15 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 
 from _bare import CALLS_QUEUE, BareActivities, BareWorkflow
 from _load import VARIANTS, Variant
 from _own import OwnWorkflow
+from _sandbox import sandbox
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tierpool import TierpoolPlugin, load_fleet
 from tierpool.logs import configure_logs
@@ -32,13 +31,6 @@ SLOTS = 200
 """Activity slots, as many as the fleets' pools have."""
 BUILD_ID = "benchmark"
 """Given, because working one out costs the first worker 0.4 s."""
-
-
-def sandbox() -> SandboxedWorkflowRunner:
-    """Return a sandbox that passes the benchmark's own modules through."""
-    runner = SandboxedWorkflowRunner()
-    allowed = runner.restrictions.with_passthrough_modules("_bare", "_own", "_load")
-    return replace(runner, restrictions=allowed)
 
 
 def ready() -> None:
@@ -54,7 +46,7 @@ async def bare_workers(address: str, provider: str) -> AsyncIterator[None]:
         client,
         task_queue=VARIANTS[0].queue,
         workflows=[BareWorkflow],
-        workflow_runner=sandbox(),
+        workflow_runner=sandbox("_bare", "_own", "_load"),
         build_id=BUILD_ID,
         graceful_shutdown_timeout=GRACE,
     )
@@ -99,7 +91,7 @@ async def serve_fleet(
         client,
         task_queue=variant.queue,
         workflows=[OwnWorkflow],
-        workflow_runner=sandbox(),
+        workflow_runner=sandbox("_bare", "_own", "_load"),
         build_id=BUILD_ID,
         graceful_shutdown_timeout=GRACE,
     ):

@@ -1,7 +1,7 @@
 """A fleet with a budget, for the tests of money."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
@@ -40,10 +40,14 @@ def roles(cap: Decimal | str, mode: str = "wait") -> str:
 
 @asynccontextmanager
 async def started(
-    fleet: Running, run: Any, *args: object, id: str = ""
+    fleet: Running,
+    run: Any,
+    *args: object,
+    id: str = "",
+    workflows: Sequence[type] = WORKFLOWS,
 ) -> AsyncIterator[WorkflowHandle[Any, Any]]:
     """Start a workflow of one's own on a worker that lives as long as the block."""
-    async with fleet.worker(*WORKFLOWS) as queue:
+    async with fleet.worker(*workflows) as queue:
         yield await fleet.client.start_workflow(
             run, args=args, id=id or f"own-{uuid4().hex[:8]}", task_queue=queue
         )

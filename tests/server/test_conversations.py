@@ -10,8 +10,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import (
     Client,
     WorkflowFailureError,
@@ -35,6 +33,7 @@ from tierpool.worker import Served
 
 from .asked import Asked
 from .conftest import Running, Start, client_of, working
+from .resets import reset, task_ends
 from .talking_workflows import (
     TALKING,
     AppendingWorkflow,
@@ -693,39 +692,13 @@ async def test_reset_workflow_goes_on_from_there(running: Start) -> None:
 
     async with started(fleet, TalkWorkflow.run, ["one", "two", "three"]) as handle:
         old = told(await handle.result())
-        await reset(fleet, handle, await end_of_task(handle, 2))
+        await reset(fleet.client, handle, (await task_ends(handle))[1])
         again = fleet.client.get_workflow_handle(handle.id)
         new = told(await again.result())
 
     assert ["reply 0", "reply 1", "reply 2"] == [t for w, t in old if w == "assistant"]
     assert ["reply 0", "reply 3", "reply 4"] == [t for w, t in new if w == "assistant"]
     assert new[:-1] == seen(fleet, 4)
-
-
-async def end_of_task(handle: WorkflowHandle[Any, Any], number: int) -> int:
-    """Return the event that ended the workflow task of this number, from 1."""
-    ends = [
-        event.event_id
-        for event in (await handle.fetch_history()).events
-        if event.HasField("workflow_task_completed_event_attributes")
-    ]
-    return ends[number - 1]
-
-
-async def reset(
-    fleet: Running, handle: WorkflowHandle[Any, Any], event_id: int
-) -> None:
-    await fleet.client.workflow_service.reset_workflow_execution(
-        ResetWorkflowExecutionRequest(
-            namespace=fleet.client.namespace,
-            workflow_execution=WorkflowExecution(
-                workflow_id=handle.id, run_id=handle.first_execution_run_id
-            ),
-            workflow_task_finish_event_id=event_id,
-            request_id=uuid4().hex,
-            reason="try again",
-        )
-    )
 
 
 # What people can ask

@@ -1,21 +1,17 @@
 """One budget for parents and children, whatever becomes of them."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 from uuid import uuid4
 
 import pytest
-from temporalio.client import WorkflowHandle
 from temporalio.worker import UnsandboxedWorkflowRunner
 
-from tierpool.contracts import ItemCosts, Usage
 from tierpool.testing import NoUsage, RateLimited, Reply
 
-from .conftest import FLEET, Running, Start
+from .budgets import BASE, CHEAP, DEAR, WORST, costs_of, started
+from .conftest import Running, Start
 from .family_workflows import (
     WORKFLOWS,
     Buggy,
@@ -28,18 +24,11 @@ from .family_workflows import (
     Twice,
 )
 
-BASE = FLEET.replace(
-    "pool: {max_instances: 4}", "max_output_tokens: 1000\n    pool: {max_instances: 8}"
-)
 ROLES = """
 guardrails: {CAP}
 agents:
   reviewer: {prompt: "Judge\\nwell.", tier: nano}
 """
-WORST = Decimal("0.0027")
-DEAR = Usage(input_tokens=600, output_tokens=1000)
-"""Costs 0.0026 USD, nearly the worst case."""
-CHEAP = Usage(input_tokens=50, output_tokens=10)
 
 
 async def fleet_of(
@@ -47,20 +36,6 @@ async def fleet_of(
 ) -> Running:
     limit = f"max_cost_per_workflow_usd: {cap}, {more}" if cap is not None else more
     return await running(ROLES.replace("CAP", limit.removesuffix(", ")), base=BASE)
-
-
-@asynccontextmanager
-async def started(
-    fleet: Running, run: Any, *args: object
-) -> AsyncIterator[WorkflowHandle[Any, Any]]:
-    async with fleet.worker(*WORKFLOWS) as queue:
-        yield await fleet.client.start_workflow(
-            run, args=args, id=f"own-{uuid4().hex[:8]}", task_queue=queue
-        )
-
-
-async def costs_of(handle: WorkflowHandle[Any, Any]) -> ItemCosts:
-    return await handle.query("costs", result_type=ItemCosts)
 
 
 @pytest.mark.parametrize("kind", ["Middle", "Renewed", "Leaf"])
@@ -71,7 +46,9 @@ async def test_child_draws_from_its_parent_however_it_comes_to_its_first_call(
     fleet = await fleet_of(running)
     fleet.provider.default(Reply("fine", usage=DEAR))
 
-    async with started(fleet, Root.run, f"{2 * WORST}", kind, 5) as handle:
+    async with started(
+        fleet, Root.run, f"{2 * WORST}", kind, 5, workflows=WORKFLOWS
+    ) as handle:
         replies = await handle.result()
         costs = await costs_of(handle)
 
@@ -85,7 +62,7 @@ async def test_child_that_is_tried_again_gets_money_again(running: Start) -> Non
     fleet.provider.script(Reply("never", gate=asyncio.Event()))
     fleet.provider.default(Reply("fine", usage=CHEAP))
 
-    async with started(fleet, Persistent.run) as handle:
+    async with started(fleet, Persistent.run, workflows=WORKFLOWS) as handle:
         replies = await asyncio.wait_for(handle.result(), 20)
         costs = await costs_of(handle)
 
@@ -104,7 +81,7 @@ async def test_children_of_an_earlier_run_do_not_hold_money_for_ever(
     )
     fleet.provider.default(Reply("fine", usage=DEAR))
 
-    async with started(fleet, Forgetful.run, True) as handle:
+    async with started(fleet, Forgetful.run, True, workflows=WORKFLOWS) as handle:
         reply = await asyncio.wait_for(handle.result(), 30)
         costs = await costs_of(handle)
 
@@ -117,7 +94,7 @@ async def test_failed_second_start_leaves_the_first_child_alone(running: Start) 
     fleet = await fleet_of(running, 6 * WORST)
     fleet.provider.default(Reply("fine", usage=DEAR))
 
-    async with started(fleet, Doubled.run) as handle:
+    async with started(fleet, Doubled.run, workflows=WORKFLOWS) as handle:
         assert "2" == await handle.result()
         costs = await costs_of(handle)
 
@@ -129,7 +106,7 @@ async def test_cancelled_ask_pays_for_nothing(running: Start) -> None:
     fleet = await fleet_of(running, 40 * WORST)
     fleet.provider.default(Reply("fine", usage=DEAR, delay=timedelta(seconds=3)))
 
-    async with started(fleet, Parent.run, "Hasty", 4) as handle:
+    async with started(fleet, Parent.run, "Hasty", 4, workflows=WORKFLOWS) as handle:
         cancelled = int(await handle.result())
         costs = await costs_of(handle)
 
@@ -148,7 +125,7 @@ async def test_cancel_before_an_attempt_is_sent_leaves_nothing_reserved(
     fleet.provider.script(RateLimited())
     fleet.provider.default(Reply("fine", usage=CHEAP))
 
-    async with started(fleet, Twice.run) as handle:
+    async with started(fleet, Twice.run, workflows=WORKFLOWS) as handle:
         reply = await asyncio.wait_for(handle.result(), 20)
         costs = await costs_of(handle)
 
@@ -163,7 +140,7 @@ async def test_small_call_of_a_child_does_not_wait_behind_a_large_one(
     fleet = await fleet_of(running, WORST, "wait_for_raise: 20s, ")
     fleet.provider.default(Reply("fine", usage=CHEAP))
 
-    async with started(fleet, Parent.run, "Mixed", 0) as handle:
+    async with started(fleet, Parent.run, "Mixed", 0, workflows=WORKFLOWS) as handle:
         assert "['fine', 'at once']" == await handle.result()
 
 
@@ -172,7 +149,7 @@ async def test_raise_reaches_a_grandchild(running: Start) -> None:
     fleet = await fleet_of(running, WORST, "wait_for_raise: 60s, ")
     fleet.provider.default(Reply("fine", usage=DEAR))
 
-    async with started(fleet, Parent.run, "Middle", 2) as handle:
+    async with started(fleet, Parent.run, "Middle", 2, workflows=WORKFLOWS) as handle:
         await fleet.provider.until(lambda books: books.calls == 1)
         await asyncio.sleep(1)
         await handle.execute_update("raise_budget", f"{3 * WORST}")
@@ -210,7 +187,7 @@ async def test_siblings_do_not_wait_for_each_other_for_ever(running: Start) -> N
     fleet = await fleet_of(running, 2 * WORST + Decimal("0.001"))
     fleet.provider.default(NoUsage("fine", delay=timedelta(seconds=2)))
 
-    async with started(fleet, Rivals.run) as handle:
+    async with started(fleet, Rivals.run, workflows=WORKFLOWS) as handle:
         replies = await asyncio.wait_for(handle.result(), 30)
 
     assert ["fine", "fine"] == [small for small, _ in replies]

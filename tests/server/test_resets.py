@@ -3,11 +3,7 @@
 import asyncio
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
 
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import ResetReapplyExcludeType
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowHandle
 
 from tierpool.contracts import ItemCosts
@@ -27,27 +23,8 @@ from .budgets import (
     roles,
     started,
 )
-from .conftest import Running, Start
-
-
-async def reset(
-    fleet: Running, handle: WorkflowHandle[Any, Any], after: int = 4
-) -> None:
-    """Let a workflow begin anew after an event."""
-    await fleet.client.workflow_service.reset_workflow_execution(
-        ResetWorkflowExecutionRequest(
-            namespace=fleet.client.namespace,
-            workflow_execution=WorkflowExecution(
-                workflow_id=handle.id, run_id=handle.first_execution_run_id
-            ),
-            workflow_task_finish_event_id=after,
-            request_id=uuid4().hex,
-            reason="try again",
-            reset_reapply_exclude_types=[
-                ResetReapplyExcludeType.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL
-            ],
-        )
-    )
+from .conftest import Start
+from .resets import reset, task_ends
 
 
 async def test_reset_does_not_forget_what_was_spent(running: Start) -> None:
@@ -57,7 +34,7 @@ async def test_reset_does_not_forget_what_was_spent(running: Start) -> None:
 
     async with started(fleet, GreedyWorkflow.run, 1, 5) as handle:
         assert ["fine", "fine"] == (await handle.result())[:2]
-        await reset(fleet, handle)
+        await reset(fleet.client, handle, signals=False)
         again = fleet.client.get_workflow_handle(handle.id)
         replies = await again.result()
         costs = await costs_of(again)
@@ -79,7 +56,7 @@ async def test_reset_of_a_run_whose_code_has_changed_refunds_nothing(
         before = await costs_after(handle, 3)
         await handle.signal(ChangedWorkflow.let_go)
         await handle.result()
-        await reset(fleet, handle)
+        await reset(fleet.client, handle, signals=False)
         again = fleet.client.get_workflow_handle(handle.id)
         costs = await costs_after(again, 4)
         await again.terminate()
@@ -98,7 +75,7 @@ async def test_resets_of_one_run_add_up(running: Start) -> None:
     async with started(fleet, GreedyWorkflow.run, 1, 2) as handle:
         await handle.result()
         for _ in range(2):
-            await reset(fleet, handle)
+            await reset(fleet.client, handle, signals=False)
             again = fleet.client.get_workflow_handle(handle.id)
             replies = await again.result()
         costs = await costs_of(again)
@@ -118,26 +95,17 @@ async def test_call_that_a_reset_makes_again_is_charged_twice(running: Start) ->
     async with started(fleet, GreedyWorkflow.run, 1, 9) as handle:
         await fleet.provider.until(lambda books: books.in_flight == 1)
         await handle.signal("nobody listens")  # one more workflow task
-        while len(await tasks_of(handle)) < 2:  # noqa: ASYNC110
+        while len(await task_ends(handle)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         gate.set()
         await handle.result()
-        await reset(fleet, handle, after=(await tasks_of(handle))[1])
+        await reset(fleet.client, handle, (await task_ends(handle))[1], signals=False)
         again = fleet.client.get_workflow_handle(handle.id)
         await again.result()
         costs = await costs_of(again)
 
     assert 5 == fleet.provider.accounting.calls
     assert billed(fleet, DEAR) <= costs.cost_usd
-
-
-async def tasks_of(handle: WorkflowHandle[Any, Any]) -> list[int]:
-    """Return the events with which workflow tasks were completed."""
-    return [
-        event.event_id
-        async for event in handle.fetch_history_events()
-        if event.HasField("workflow_task_completed_event_attributes")
-    ]
 
 
 async def costs_after(handle: WorkflowHandle[Any, Any], attempts: int) -> ItemCosts:
