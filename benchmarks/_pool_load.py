@@ -45,13 +45,16 @@ async def own_worker(client: Client) -> AsyncIterator[None]:
         yield
 
 
-def write_pool_fleet(folder: Path, base_url: str, pool: str) -> Path:
+def write_pool_fleet(
+    folder: Path, base_url: str, pool: str, name: str = "bench-pools"
+) -> Path:
     """Write a fleet with one tier; return its file.
 
     Args:
         folder: Where to.
         base_url: The provider's.
         pool: The keys of the pool, as in the file.
+        name: The fleet's, which its task queues begin with.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prompt.md").write_text("Say what is to be done.\n")
@@ -59,7 +62,7 @@ def write_pool_fleet(folder: Path, base_url: str, pool: str) -> Path:
     path.write_text(
         f"""\
 version: 1
-fleet: bench-pools
+fleet: {name}
 tiers:
   standard:
     model: openai:scripted

@@ -39,6 +39,7 @@ from temporalio.exceptions import (
     TerminatedError,
     WorkflowAlreadyStartedError,
 )
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
 from tierpool.attributes import ensure_search_attributes
@@ -53,6 +54,7 @@ from tierpool.errors import (
 )
 from tierpool.fleet import LoadedFleet
 from tierpool.flow import CANCELLED, FAILED
+from tierpool.pools.gate import Gate
 from tierpool.pools.instances import Pool
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE
 from tierpool.workflows.render import escape_markdown
@@ -62,6 +64,7 @@ __all__ = [
     "connect",
     "fleet_of",
     "flow_result",
+    "gates_of",
     "pools_of",
     "start_flow",
 ]
@@ -80,10 +83,15 @@ DEFAULT_ADDRESS = "127.0.0.1:7233"
 class _HasFleet(Protocol):
     tierpool_fleet: LoadedFleet
     tierpool_pools: Mapping[str, Pool[Any]]
+    tierpool_gates: Mapping[str, Gate]
 
 
 async def connect(
-    plugins: Sequence[Plugin] = (), *, address: str | None = None, timeout_s: float = 10
+    plugins: Sequence[Plugin] = (),
+    *,
+    address: str | None = None,
+    timeout_s: float = 10,
+    runtime: Runtime | None = None,
 ) -> Client:
     """Connect as Temporal's own client configuration says.
 
@@ -91,6 +99,7 @@ async def connect(
         plugins: Plugins of the client, `TierpoolPlugin` among them.
         address: Where to go when the configuration names no address.
         timeout_s: Seconds to wait for the server.
+        runtime: The SDK's runtime; default: the one of the process.
 
     Raises:
         ServerError: if no server answers or the configuration cannot be used.
@@ -106,7 +115,8 @@ async def connect(
     }
     try:
         return await asyncio.wait_for(
-            Client.connect(**options, plugins=list(plugins)), timeout_s
+            Client.connect(**options, plugins=list(plugins), runtime=runtime),
+            timeout_s,
         )
     except (RuntimeError, RPCError, TimeoutError, OSError) as error:
         reason = _reason(error)
@@ -135,12 +145,21 @@ def fleet_of(client: Client) -> LoadedFleet:
 
 
 def pools_of(client: Client) -> Mapping[str, Pool[Any]]:
-    """Return the pools of this process, by tier.
+    """Return the pools of this process, by tier and `tools`.
 
     Raises:
         TierpoolError: if the client has no TierpoolPlugin.
     """
     return _plugin_of(client).tierpool_pools
+
+
+def gates_of(client: Client) -> Mapping[str, Gate]:
+    """Return what admits calls to the pools of this process, by tier and `tools`.
+
+    Raises:
+        TierpoolError: if the client has no TierpoolPlugin.
+    """
+    return _plugin_of(client).tierpool_gates
 
 
 def _plugin_of(client: Client) -> _HasFleet:

@@ -19,8 +19,9 @@ __all__ = [
     "ConfigError",
     "ItemCancelled",
     "ItemConflict",
-    "NoInstance",
+    "ModelUnavailable",
     "NoTierAbove",
+    "NotAdmitted",
     "PayloadTooLarge",
     "Problem",
     "ServerError",
@@ -47,10 +48,14 @@ class TierpoolError(Exception):
         cls.type_name = cls.__name__
 
 
-class NoInstance(TierpoolError):
-    """A pool that has become smaller has no instance for a call on its way."""
+class NotAdmitted(TierpoolError):
+    """A call that reached a worker which cannot start it now; nothing was sent."""
 
     retryable = True
+
+
+class ModelUnavailable(NotAdmitted):
+    """A call of a model that takes none for long; there is a fallback for it."""
 
 
 @dataclass(frozen=True, slots=True)

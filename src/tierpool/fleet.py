@@ -41,6 +41,7 @@ __all__ = [
     "ModelSnapshot",
     "RoleSnapshot",
     "TierSnapshot",
+    "fixed_parts",
 ]
 
 SNAPSHOT_LIMIT_BYTES = 64 * 1024
@@ -87,6 +88,7 @@ class TierSnapshot(ConfigModel):
     max_output_tokens: int
     temperature: float | None = None
     timeout: Duration = timedelta(minutes=5)
+    failover_after: Duration = timedelta(minutes=2)
 
 
 class RoleSnapshot(ConfigModel):
@@ -240,3 +242,21 @@ class LoadedFleet:
             name: tuple(m.queue for m in tier.models)
             for name, tier in self.snapshot.tiers.items()
         }
+
+
+def fixed_parts(fleet: LoadedFleet) -> dict[str, str]:
+    """Return what workers take from their file at their start only, by place."""
+    tiers = fleet.snapshot.tiers
+    found = {"fleet": fleet.name, "tiers": ", ".join(tiers)}
+    for name, tier in tiers.items():
+        found[f"tiers.{name}.model"] = _model_of(tier.models[0])
+        spare = [_model_of(model) for model in tier.models[1:]]
+        if spare:
+            found[f"tiers.{name}.fallback"] = ", ".join(spare)
+    return found
+
+
+def _model_of(model: ModelSnapshot) -> str:
+    where = f" at {model.base_url}" if model.base_url else ""
+    key = f" with {model.api_key_env}" if model.api_key_env else ""
+    return model.model + where + key

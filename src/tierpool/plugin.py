@@ -9,11 +9,11 @@ call agents. It extends what the user configured and replaces nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import DataConverter, DefaultPayloadConverter
@@ -35,6 +35,7 @@ from tierpool.activities.housekeeping import HousekeepingActivities
 from tierpool.activities.parts import PartStore
 from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.resets import spent
+from tierpool.blueprint import PoolSpec
 from tierpool.codec import ZlibCodec
 from tierpool.config import load_fleet
 from tierpool.contracts import WorkItem
@@ -43,15 +44,21 @@ from tierpool.fleet import LoadedFleet, TierSnapshot
 from tierpool.interceptors.guardrail import GuardrailInterceptor
 from tierpool.interceptors.log_context import LogContextInterceptor
 from tierpool.interceptors.outbound import RunInterceptor
+from tierpool.pools.gate import Gate
 from tierpool.pools.instances import Pool
-from tierpool.pools.slots import Gate
+from tierpool.pools.slots import QueueSlots
+from tierpool.pools.throttle import Throttle
 from tierpool.workflows.flow import FlowWorkflow
+from tierpool.workflows.limits import LimitsWorkflow
 
 __all__ = ["TierpoolPlugin"]
 
 _LIMITED = ("workflow_tasks", "activities", "local_activities", "nexus_tasks")
 
 _MANY = 10_000
+
+TOOLS = "tools"
+"""The pool of command and python roles without a tier; a reserved tier name."""
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
 """By default the SDK sends heartbeats only every 4 of the 5 seconds allowed."""
@@ -80,11 +87,12 @@ class TierpoolPlugin(SimplePlugin):
         self._parts = PartStore()
         self._conversations = ConversationStore()
         self._parts.pin(loaded.snapshot.parts.values())
-        self.tierpool_pools = {
+        self.tierpool_pools: dict[str, Pool[Any]] = {
             name: Pool(name, tier.pool, partial(_agent, loaded.snapshot.tiers[name]))
             for name, tier in loaded.fleet.tiers.items()
         }
-        self._gates = {name: Gate(pool) for name, pool in self.tierpool_pools.items()}
+        self.tierpool_pools[TOOLS] = Pool(TOOLS, _tools_spec(loaded), _nothing)
+        self.tierpool_gates = _gates(loaded, self.tierpool_pools)
         super().__init__(
             "tierpool.TierpoolPlugin",
             data_converter=partial(_data_converter, compress=compress),
@@ -107,8 +115,12 @@ class TierpoolPlugin(SimplePlugin):
             if not config.get("activities"):
                 config["no_remote_activities"] = True  # local activities still run
             _add_activities(config, [route, spent])
+        elif queue == f"{fleet.name}-control":
+            config["workflows"] = [*config.get("workflows", []), LimitsWorkflow]
+            # who takes over from a dead process does not wait for it
+            config["sticky_queue_schedule_to_start_timeout"] = timedelta(seconds=1)
         elif queue == f"{fleet.name}-tools" or tier is not None:
-            self._configure_pool(config, tier)
+            self._configure_pool(config, queue, tier or TOOLS)
         else:
             _add_activities(config, self._for_users(config))
         return config
@@ -116,15 +128,21 @@ class TierpoolPlugin(SimplePlugin):
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
         """Add FlowWorkflow, so that histories of flows replay."""
         config = super().configure_replayer(config)
-        config["workflows"] = [*config.get("workflows", []), FlowWorkflow]
+        config["workflows"] = [
+            *config.get("workflows", []),
+            FlowWorkflow,
+            LimitsWorkflow,
+        ]
         return config
 
-    def _configure_pool(self, config: WorkerConfig, tier: str | None) -> None:
+    def _configure_pool(self, config: WorkerConfig, queue: str, tier: str) -> None:
         fleet = self.tierpool_fleet
         base = fleet.path.parent
         workdir = base / (fleet.fleet.workdir or ".tierpool/work")
-        lend = _nothing_to_lend if tier is None else self.tierpool_pools[tier].lend
-        agents = AgentActivities(workdir, base, self._parts, self._conversations, lend)
+        gate = self.tierpool_gates[tier]
+        agents = AgentActivities(
+            workdir, base, self._parts, self._conversations, gate.admit
+        )
         _add_activities(config, [agents.attempt])
         # an eager dispatch would pass by queue limits and statistics
         config["disable_eager_activity_execution"] = True
@@ -132,28 +150,22 @@ class TierpoolPlugin(SimplePlugin):
             HEARTBEAT_THROTTLE,
             config.get("max_heartbeat_throttle_interval", HEARTBEAT_THROTTLE),
         )
-        self._limit(config, tier)
+        self._limit(config, queue, self.tierpool_gates[tier])
 
-    def _limit(self, config: WorkerConfig, tier: str | None) -> None:
+    def _limit(self, config: WorkerConfig, queue: str, gate: Gate) -> None:
         """Let the pool's gate decide on slots, unless the user does."""
         limits = ("tuner", *(f"max_concurrent_{what}" for what in _LIMITED))
         own = config.get("max_concurrent_activities")
         if config.get("tuner") is not None or own:
-            if tier is not None:  # the pool's own bound must not be in the way
-                pool = self.tierpool_pools[tier]
-                pool.resize(max(pool.limit, own or _MANY))
-            return
-        if tier is None:
-            config["max_concurrent_activities"] = tool_slots(self.tierpool_fleet)
+            # the pool's own bound must not be in the way
+            gate.pool.resize(max(gate.pool.limit, own or _MANY))
         elif any(config.get(name) is not None for name in limits):
             # a tuner excludes all of them
-            config["max_concurrent_activities"] = max(
-                1, self.tierpool_pools[tier].limit
-            )
+            config["max_concurrent_activities"] = max(1, gate.pool.limit)
         else:
             config["tuner"] = WorkerTuner.create_composite(
                 workflow_supplier=FixedSizeSlotSupplier(100),
-                activity_supplier=self._gates[tier].supplier(),
+                activity_supplier=QueueSlots(gate, queue),
                 local_activity_supplier=FixedSizeSlotSupplier(100),
                 nexus_supplier=FixedSizeSlotSupplier(100),
             )
@@ -174,22 +186,52 @@ def tier_of_queue(fleet: LoadedFleet, queue: str) -> str | None:
     return None
 
 
-def tool_slots(fleet: LoadedFleet) -> int:
+def _tools_spec(fleet: LoadedFleet) -> PoolSpec:
     """Return how many tools one worker process runs at a time."""
     tools = [b.max_instances for b in fleet.fleet.agents.values() if b.run or b.call]
-    return sum(8 if count is None else count for count in tools) or 1
+    slots = sum(8 if count is None else count for count in tools) or 1
+    return PoolSpec(min_instances=0, max_instances=min(slots, _MANY))
+
+
+def _gates(fleet: LoadedFleet, pools: Mapping[str, Pool[Any]]) -> dict[str, Gate]:
+    """Give each pool its gate; one throttle for each model, address and key."""
+    known: dict[tuple[str, str | None, str | None], Throttle] = {}
+    gates = {}
+    for name, pool in pools.items():
+        tier = fleet.snapshot.tiers.get(name)
+        throttles = {}
+        for model in tier.models if tier else ():
+            key = (model.model, model.base_url, model.api_key_env)
+            throttles[model.queue] = known.setdefault(key, Throttle(model.model))
+        gates[name] = Gate(pool, throttles)
+    return gates
+
+
+class _Nothing:
+    """What an instance of the tools holds: each call has a process of its own."""
+
+    async def keep(self) -> None:
+        """See `Agent`."""
+
+    async def close(self) -> None:
+        """See `Agent`."""
+
+
+async def _nothing(warm: bool) -> _Nothing:
+    return _Nothing()
 
 
 async def _agent(tier: TierSnapshot, warm: bool) -> AgentClient:
     """Build what an instance of a tier's pool calls models with."""
     client = AgentClient()
-    if warm:
+    if not warm:
+        return client
+    try:
         await client.warm(tier.models[:1])  # fallbacks are for bad days
+    except TierpoolError:
+        await client.close()
+        raise
     return client
-
-
-def _nothing_to_lend() -> NoReturn:
-    raise TierpoolError("an agent call of a model came to the queue of the tools")
 
 
 def _add_activities(config: WorkerConfig, extra: Sequence[Callable[..., Any]]) -> None:

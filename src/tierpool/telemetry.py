@@ -8,6 +8,21 @@ __all__ = [
     "ATTRIBUTE_ROLE",
     "ATTRIBUTE_STATE",
     "ATTRIBUTE_TIER",
+    "METRICS",
+    "METRIC_POOL_ARRIVALS",
+    "METRIC_POOL_BACKLOG",
+    "METRIC_POOL_BACKLOG_AGE",
+    "METRIC_POOL_BOUND",
+    "METRIC_POOL_BUILT",
+    "METRIC_POOL_CALLS",
+    "METRIC_POOL_CALL_SECONDS",
+    "METRIC_POOL_INSTANCES",
+    "METRIC_POOL_LIMIT",
+    "METRIC_POOL_TROUBLE",
+    "METRIC_POOL_UTILISATION",
+    "METRIC_WORKER_CALLS",
+    "METRIC_WORKER_INFO",
+    "METRIC_WORKER_STATE",
     "SEARCH_ATTRIBUTES",
 ]
 
@@ -26,3 +41,36 @@ SEARCH_ATTRIBUTES = {
 }
 """Search attributes of a work item and their types. SQL visibility allows 10
 Keyword and 3 Double in all: take no more."""
+
+METRIC_WORKER_INFO = "tierpool_worker_info"
+METRIC_WORKER_STATE = "tierpool_worker_state"
+METRIC_WORKER_CALLS = "tierpool_worker_calls_total"
+METRIC_POOL_INSTANCES = "tierpool_pool_instances"
+METRIC_POOL_LIMIT = "tierpool_pool_instances_limit"
+METRIC_POOL_UTILISATION = "tierpool_pool_utilisation_ratio"
+METRIC_POOL_CALLS = "tierpool_pool_calls_total"
+METRIC_POOL_CALL_SECONDS = "tierpool_pool_call_seconds"
+METRIC_POOL_BUILT = "tierpool_pool_instances_built_total"
+METRIC_POOL_BOUND = "tierpool_pool_bound"
+METRIC_POOL_TROUBLE = "tierpool_pool_trouble"
+METRIC_POOL_BACKLOG = "tierpool_pool_backlog"
+METRIC_POOL_BACKLOG_AGE = "tierpool_pool_backlog_age_seconds"
+METRIC_POOL_ARRIVALS = "tierpool_pool_arrivals_per_second"
+
+METRICS = {
+    METRIC_WORKER_INFO: "Always 1; the labels describe the worker process.",
+    METRIC_WORKER_STATE: "1 for the state that the worker process is in.",
+    METRIC_WORKER_CALLS: "Calls that have ended since the start, of all pools.",
+    METRIC_POOL_INSTANCES: "Instances by state; each is in one state.",
+    METRIC_POOL_LIMIT: "Instances allowed by now; 0 is a paused pool.",
+    METRIC_POOL_UTILISATION: "Share of the capacity that was used within the last 5 minutes.",
+    METRIC_POOL_CALLS: "Calls that have ended since the start, with a reply or without.",
+    METRIC_POOL_CALL_SECONDS: "Duration of the calls that have ended.",
+    METRIC_POOL_BUILT: "Instances built since the start.",
+    METRIC_POOL_BOUND: "1 for what keeps the pool from making more calls.",
+    METRIC_POOL_TROUBLE: "1 while no instance can be built; then nothing is polled.",
+    METRIC_POOL_BACKLOG: "Tasks that wait in the whole fleet, approximate; every worker tells the same, so take the maximum.",
+    METRIC_POOL_BACKLOG_AGE: "Age of the oldest task that waits in the whole fleet.",
+    METRIC_POOL_ARRIVALS: "Tasks that arrive in the whole fleet, mean over 30 s.",
+}
+"""Metrics of a worker process in Prometheus, and what each of them says."""

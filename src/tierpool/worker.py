@@ -11,22 +11,28 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from temporalio.client import Client
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from tierpool import __version__
 from tierpool.activities.providers.base import close_providers, provider_for
 from tierpool.attributes import ensure_search_attributes
-from tierpool.client import fleet_of, pools_of
+from tierpool.client import fleet_of, gates_of
 from tierpool.config.credentials import missing_credentials
 from tierpool.errors import ConfigError, TierpoolError, UnknownName
-from tierpool.fleet import LoadedFleet
+from tierpool.fleet import LoadedFleet, fixed_parts
+from tierpool.pools.announce import say, say_again_and_again
+from tierpool.pools.endpoint import Listen, serve_endpoint
+from tierpool.pools.limits import Follower
+from tierpool.pools.report import Reporter
 
 __all__ = ["DEFAULT_GRACE", "Served", "exit_now", "run_workers", "stop_on_signals"]
 
@@ -49,26 +55,31 @@ class Served:
     flows: bool = False
     tools: bool = False
     pools: tuple[str, ...] = ()
+    control: bool = False
 
     @staticmethod
     def everything(fleet: LoadedFleet) -> Served:
         """Serve the whole fleet in one process."""
-        return Served(flows=True, tools=True, pools=tuple(fleet.fleet.tiers))
+        return Served(True, True, tuple(fleet.fleet.tiers), control=True)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of what is served: tiers, `tools`, `flows`, `control`."""
+        others = {"tools": self.tools, "flows": self.flows, "control": self.control}
+        return (*self.pools, *(name for name, wanted in others.items() if wanted))
 
     def queues(self, fleet: LoadedFleet) -> list[str]:
-        """Return the task queues to poll; a pool with 0 instances is paused.
+        """Return the task queues to poll.
 
         Raises:
             UnknownName: for a pool that the fleet does not have.
         """
-        tiers = fleet.fleet.tiers
         for name in self.pools:
-            if name not in tiers:
-                raise UnknownName("pool", name, tiers)
-        active = [name for name in self.pools if tiers[name].pool.max_instances]
-        queues = [queue for name in active for queue in fleet.queues[name]]
-        queues += [f"{fleet.name}-tools"] if self.tools else []
-        return queues + ([f"{fleet.name}-flows"] if self.flows else [])
+            if name not in fleet.fleet.tiers:
+                raise UnknownName("pool", name, fleet.fleet.tiers)
+        queues = [queue for name in self.pools for queue in fleet.queues[name]]
+        own = self.names[len(self.pools) :]
+        return queues + [f"{fleet.name}-{name}" for name in own]
 
 
 async def run_workers(
@@ -78,6 +89,8 @@ async def run_workers(
     *,
     grace: timedelta = DEFAULT_GRACE,
     on_ready: Callable[[Sequence[str]], None] | None = None,
+    listen: Listen | None = None,
+    sdk_metrics: str | None = None,
 ) -> None:
     """Run the workers until `stop` is set, then drain them.
 
@@ -87,6 +100,8 @@ async def run_workers(
         stop: Set to begin draining.
         grace: How long attempts in flight may go on.
         on_ready: Told the task queues once all workers poll.
+        listen: Where to answer over HTTP; None: nowhere.
+        sdk_metrics: URL of the Temporal SDK's metrics of this process.
 
     Raises:
         ConfigError: if a pool of this process lacks a credential.
@@ -98,20 +113,52 @@ async def run_workers(
     if problems:
         raise ConfigError(problems)
     if not queues:
-        raise TierpoolError("nothing to run: every pool named has max_instances 0")
+        raise TierpoolError("nothing to run: name flows, tools, control or a pool")
     _import_providers(fleet, served)
-    await ensure_search_attributes(client)
-    pools = [pools_of(client)[name] for name in served.pools]
-    await asyncio.gather(*(pool.ready() for pool in pools))
-    tending = [asyncio.create_task(pool.tend()) for pool in pools]
-    workers = [_worker(client, queue, grace) for queue in queues]
+    reporter = _reporter(client, fleet, served)
+    async with AsyncExitStack() as stack:
+        if listen is not None:
+            endpoint = serve_endpoint(reporter.report, listen, sdk_metrics=sdk_metrics)
+            url = await stack.enter_async_context(endpoint)
+            _log.info("worker.listens", url=url)
+        await ensure_search_attributes(client)
+        await stack.enter_async_context(_ready_pools(client, reporter))
+        workers = [_worker(client, queue, grace) for queue in queues]
+        ready = partial(_ready, reporter, queues, on_ready)
+        await _until_stopped(workers, stop, ready, partial(_draining, client, reporter))
+        await _say(client, reporter, gone=True)
+    await close_providers()
+
+
+def _reporter(client: Client, fleet: LoadedFleet, served: Served) -> Reporter:
+    gates = gates_of(client)
+    tiers = fleet.snapshot.tiers
+    return Reporter(
+        fleet=fleet.name,
+        version=__version__,
+        serves=served.names,
+        gates={name: gates[name] for name in served.names if name in gates},
+        models={n: tuple(m.model for m in t.models) for n, t in tiers.items()},
+        file=fixed_parts(fleet),
+    )
+
+
+@asynccontextmanager
+async def _ready_pools(client: Client, reporter: Reporter) -> AsyncIterator[None]:
+    """Make pools ready, and look after them; announce the process meanwhile."""
+    pools = {name: gate.pool for name, gate in reporter.gates.items()}
+    follower = Follower(client, reporter, pools)
+    await follower.look()
+    await asyncio.gather(*(pool.ready() for pool in pools.values()))
+    work = [pool.tend() for pool in pools.values()]
+    work += [follower.follow(), say_again_and_again(client, reporter)]
+    tending = [asyncio.create_task(one) for one in work]
     try:
-        await _until_stopped(workers, stop, lambda: _ready(queues, on_ready))
+        yield
     finally:
         for task in tending:
             task.cancel()
-        await asyncio.gather(*(pool.close() for pool in pools))
-        await close_providers()
+        await asyncio.gather(*(pool.close() for pool in pools.values()))
 
 
 def _worker(client: Client, queue: str, grace: timedelta) -> Worker:
@@ -121,15 +168,32 @@ def _worker(client: Client, queue: str, grace: timedelta) -> Worker:
 
 
 def _ready(
-    queues: Sequence[str], on_ready: Callable[[Sequence[str]], None] | None
+    reporter: Reporter,
+    queues: Sequence[str],
+    on_ready: Callable[[Sequence[str]], None] | None,
 ) -> None:
+    reporter.state = "running"
     _log.info("worker.started", queues=list(queues), pid=os.getpid())
     if on_ready is not None:
         on_ready(queues)
 
 
+async def _draining(client: Client, reporter: Reporter) -> None:
+    reporter.state = "draining"
+    _log.info("worker.draining", calls=reporter.report().busy)
+    await _say(client, reporter)
+
+
+async def _say(client: Client, reporter: Reporter, *, gone: bool = False) -> None:
+    with suppress(RPCError):  # nothing depends on it
+        await say(client, reporter, gone=gone)
+
+
 async def _until_stopped(
-    workers: Sequence[Worker], stop: asyncio.Event, started: Callable[[], None]
+    workers: Sequence[Worker],
+    stop: asyncio.Event,
+    started: Callable[[], None],
+    draining: Callable[[], Awaitable[None]],
 ) -> None:
     """Run all workers; the first that fails stops them all and is raised."""
     running = [asyncio.create_task(worker.run()) for worker in workers]
@@ -138,11 +202,12 @@ async def _until_stopped(
         await asyncio.sleep(0)
         started()
         await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
-        _log.info("worker.draining", workers=len(workers))
     finally:
         stopping.cancel()
+        saying = asyncio.ensure_future(draining())
         await asyncio.gather(*(worker.shutdown() for worker in workers))
         results = await asyncio.gather(*running, return_exceptions=True)
+        await saying
     _log.info("worker.stopped")
     for result in results:
         if isinstance(result, Exception):

@@ -1,6 +1,9 @@
 """A real Temporal server, a scripted provider over real HTTP, a fleet's workers."""
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -152,3 +155,38 @@ async def working(
     finally:
         stop.set()
         await task
+
+
+@dataclass
+class Ran:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> object:
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+
+Command = Callable[..., Awaitable[Ran]]
+
+
+@pytest.fixture
+async def tierpool(server: WorkflowEnvironment, tmp_path: Path) -> Command:
+    """Run the command in the fleet's folder, against the test's server."""
+    address = server.client.service_client.config.target_host
+
+    async def run(*args: str, stdin: str = "", **env: str) -> Ran:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tierpool", *args,
+            cwd=tmp_path,
+            env={**os.environ, "TEMPORAL_ADDRESS": address, **env},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate(stdin.encode())
+        return Ran(process.returncode or 0, out.decode(), err.decode())
+
+    return run

@@ -1,20 +1,13 @@
 """The command line as a user types it: output, exit codes, nothing half-started."""
 
-import asyncio
-import json
-import os
-import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from temporalio.testing import WorkflowEnvironment
 
 from tierpool.testing import Reply, ScriptedProvider
 from tierpool.worker import Served
 
-from .conftest import Running, Start
+from .conftest import Command, Running, Start
 
 FLEET = """
 agents:
@@ -25,41 +18,6 @@ flows:
     transitions:
       "incoming -> done": {agent: planner}
 """
-
-
-@dataclass
-class Ran:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> object:
-        (line,) = self.out.splitlines()
-        return json.loads(line)
-
-
-Command = Callable[..., Awaitable[Ran]]
-
-
-@pytest.fixture
-async def tierpool(server: WorkflowEnvironment, tmp_path: Path) -> Command:
-    """Run the command in the fleet's folder, against the test's server."""
-    address = server.client.service_client.config.target_host
-
-    async def run(*args: str, stdin: str = "", **env: str) -> Ran:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tierpool", *args,
-            cwd=tmp_path,
-            env={**os.environ, "TEMPORAL_ADDRESS": address, **env},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await process.communicate(stdin.encode())
-        return Ran(process.returncode or 0, out.decode(), err.decode())
-
-    return run
 
 
 @pytest.fixture

@@ -314,28 +314,28 @@ tiers:
 
 
 @pytest.mark.parametrize(
-    ("queue", "slots"),
+    ("queue", "gated"),
     [
-        ("nano", "pool"),
-        ("nano--1", "pool"),
-        ("nano--2", ""),
-        ("nano-1", ""),
-        ("nan", ""),
-        ("tools", "1"),
+        ("nano", True),
+        ("nano--1", True),
+        ("nano--2", False),
+        ("nano-1", False),
+        ("nan", False),
+        ("tools", True),
     ],
 )
 async def test_queue_name_decides_what_a_worker_becomes(
-    running: Start, queue: str, slots: str
+    running: Start, queue: str, gated: bool
 ) -> None:
     """Only a tier's own queues and the tools queue make attempts; a pool has one gate."""
     fleet = await running(ROLES, base=FALLBACK, served=NOTHING)
 
     config = configured(fleet, f"{fleet.fleet.name}-{queue}")
 
-    assert (config.get("tuner") is not None) is (slots == "pool")
-    assert config.get("max_concurrent_activities") == (1 if slots == "1" else None)
-    assert bool(config.get("activities")) is bool(slots)
-    assert config.get("disable_eager_activity_execution", False) is bool(slots)
+    assert (config.get("tuner") is not None) is gated
+    assert config.get("max_concurrent_activities") is None
+    assert bool(config.get("activities")) is gated
+    assert config.get("disable_eager_activity_execution", False) is gated
 
 
 async def test_users_limits_of_a_pool_are_kept(running: Start) -> None:

@@ -1,15 +1,17 @@
 """Long waits on the server whose clock runs ahead: days pass in seconds."""
 
+import time
 from datetime import timedelta
 
 from temporalio.client import WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 
 from tierpool import flow_result
+from tierpool.client import gates_of
 from tierpool.contracts import ItemCosts, Outcome
 from tierpool.testing import Overloaded, RateLimited, Reply
 
-from .conftest import Start
+from .conftest import Running, Start
 
 HUMAN = """
 agents:
@@ -48,6 +50,12 @@ def timers(history: WorkflowHistory) -> list[timedelta]:
     ]
 
 
+def hurry(fleet: Running) -> None:
+    """Let the workers' own clock run as fast as the server's skips time."""
+    for throttle in gates_of(fleet.client)["nano"].throttles.values():
+        throttle.clock = lambda: 10_000 * time.monotonic()
+
+
 async def test_human_who_never_decides_fails_the_item(
     running: Start, skipping: WorkflowEnvironment
 ) -> None:
@@ -78,6 +86,7 @@ async def test_retry_after_of_20_minutes_is_slept_through(
 ) -> None:
     """A provider's wait becomes a timer of that length, and no attempt is made before."""
     fleet = await running(HUMAN, environment=skipping)
+    hurry(fleet)
     wait = timedelta(minutes=20)
     fleet.provider.script(RateLimited(wait=wait), Reply("fine"))
 
@@ -106,6 +115,7 @@ async def test_waits_double_until_unbilled_attempts_run_out(
 ) -> None:
     """Without a hint the waits double up to 2 minutes; 12 refusals end the call for free."""
     fleet = await running(HUMAN, environment=skipping)
+    hurry(fleet)
     fleet.provider.default(Overloaded())
 
     handle = await fleet.start("review")

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from tierpool import TierpoolError, flow_result
+from tierpool import flow_result
 from tierpool.contracts import ItemCosts, Outcome
 from tierpool.errors import UnknownName
 from tierpool.testing import Reply
@@ -162,22 +162,6 @@ async def test_worker_that_cannot_work_does_not_start(
     assert said in output
     assert "worker.started" not in output
     assert "0123456789" not in output
-
-
-async def test_paused_pool_is_not_polled(running: Start) -> None:
-    """A pool with max_instances 0 is left out; a worker of nothing else says so."""
-    paused = FLEET.replace(
-        "pool: {max_instances: 2}", "pool: {min_instances: 0, max_instances: 0}"
-    )
-    fleet = await running(ROLES, base=paused, served=FLOWS)
-    name = fleet.fleet.name
-
-    queues = Served(pools=("nano", "premium")).queues(fleet.fleet)
-
-    assert queues == [f"{name}-nano"]
-    with pytest.raises(TierpoolError, match="max_instances 0"):
-        async with working(fleet.client, fleet.fleet, Served(pools=("premium",))):
-            pass
 
 
 async def test_unknown_pool_names_the_nearest(running: Start) -> None:

@@ -40,6 +40,7 @@ from tierpool.contracts import (
     Usage,
     hash_of,
 )
+from tierpool.pools.gate import Gate
 from tierpool.pools.instances import Pool
 from tierpool.testing import Reply, ScriptedProvider
 
@@ -81,8 +82,9 @@ class Worker:
         self.codec: PayloadCodec | None = ZlibCodec()
         self.parts = PartStore()
         self.pool = Pool("nano", PoolSpec(), self.agent)
+        gate = Gate(self.pool, {})
         self.activities = AgentActivities(
-            folder, folder, self.parts, ConversationStore(), self.pool.lend
+            folder, folder, self.parts, ConversationStore(), gate.admit
         )
 
     async def agent(self, warm: bool) -> AgentClient:

@@ -23,7 +23,7 @@ from tierpool.telemetry import SEARCH_ATTRIBUTES
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 SCRIPTS = sorted((ROOT / "deploy" / "temporal").glob("*.sh"))
-WORKERS = ("flows", "tools", "nano", "standard", "premium")
+WORKERS = ("flows", "tools", "control", "nano", "standard", "premium")
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::[-?]([^}]*))?\}")
 _PINNED = re.compile(r"[\w./-]+:(?!latest$)v?\d[\w.-]*\d[\w.-]*$")
@@ -208,6 +208,7 @@ def test_worker_commands_parse(compose: dict[str, Any], name: str) -> None:
     served = {
         "flows": args.flows,
         "tools": args.tools,
+        "control": args.control,
         **{tier: tier in args.pool for tier in ("nano", "standard", "premium")},
     }
     assert [name] == [service for service, on in served.items() if on]

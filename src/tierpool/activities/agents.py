@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -38,6 +39,7 @@ from tierpool.activities.providers.base import (
 from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.tools import ToolError, run_command, run_python
 from tierpool.blueprint import Reply
+from tierpool.budget.rates import Headroom
 from tierpool.contracts import (
     AgentRequest,
     AgentResult,
@@ -48,10 +50,16 @@ from tierpool.contracts import (
     Outcome,
     PartRef,
 )
-from tierpool.errors import ConfigError, NoInstance, TierpoolError, UnknownName
+from tierpool.errors import (
+    ConfigError,
+    ModelUnavailable,
+    NotAdmitted,
+    TierpoolError,
+    UnknownName,
+)
 from tierpool.replies import check_schema, reply_text, validate_reply
 
-__all__ = ["AgentActivities", "Lend", "Lent"]
+__all__ = ["Admit", "Admitted", "AgentActivities"]
 
 _BEAT_SECONDS = 1.5
 """Well below the heartbeat timeout, also when the event loop is busy."""
@@ -65,22 +73,40 @@ _SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 _SHORTEST_SECRET = 8
 """Characters; replacing shorter values would garble words."""
 
+_WRONG_KEY = 401
+_BUSY = (429, 503, 529)
+"""Statuses of a provider that takes no more for now."""
+
 _log = structlog.get_logger()
 
 
-class Lent(Protocol):
-    """An instance of a pool while it makes a call."""
+class Admitted(Protocol):
+    """A call that may start: the pool's side of it."""
 
     @property
     def agent(self) -> AgentClient:
-        """What it calls models with."""
+        """What its instance calls models with."""
         ...
 
-    failed: bool
-    """To be set when its connections are in doubt."""
+    def broken(self) -> None:
+        """Say that the instance's connections are in doubt."""
+        ...
+
+    def refused_key(self, reason: str) -> None:
+        """Say that the provider does not take the key."""
+        ...
+
+    def answered(self, told: Headroom | None) -> None:
+        """Say that the provider answered, and what it still takes."""
+        ...
+
+    def refused(self, retry_after: timedelta | None) -> None:
+        """Say that the provider takes no more for now."""
+        ...
 
 
-Lend: TypeAlias = Callable[[], AbstractAsyncContextManager[Lent]]
+Admit: TypeAlias = Callable[[str], AbstractAsyncContextManager[Admitted]]
+"""Lets a call of a task queue start; for tools the queue is empty."""
 
 
 class AgentActivities:
@@ -92,7 +118,7 @@ class AgentActivities:
         import_from: Path,
         parts: PartStore,
         conversations: ConversationStore,
-        lend: Lend,
+        admit: Admit,
     ) -> None:
         """Take what the process has.
 
@@ -101,11 +127,11 @@ class AgentActivities:
             import_from: Folder that python roles are imported from.
             parts: Texts by hash, for all pools of the process.
             conversations: Conversations, for all pools of the process.
-            lend: Lends an instance of the pool for one call.
+            admit: Lets a call start, with an instance of the pool.
         """
         self._workdir, self._import_from = workdir, import_from
         self._parts, self._conversations = parts, conversations
-        self._lend = lend
+        self._admit = admit
 
     @activity.defn(dynamic=True)
     async def attempt(self, args: Sequence[RawValue]) -> AgentResult:
@@ -139,8 +165,10 @@ class AgentActivities:
                 )
             except PartMissing as error:
                 detail = _unbilled(error, NextStep.RETRY)
-            except NoInstance as error:
-                detail = _unbilled(error, NextStep.RETRY)
+            except NotAdmitted as error:
+                elsewhere = isinstance(error, ModelUnavailable)
+                then = NextStep.FAILOVER if elsewhere else NextStep.RETRY
+                detail = _unbilled(error, then, admitted=False)
             except (ConfigError, UnknownName) as error:
                 detail = _unbilled(error, NextStep.FAIL)
             else:
@@ -187,8 +215,8 @@ class AgentActivities:
         system = await self._text(request.prompt) if request.prompt else None
         if schema is not None:
             check_schema(schema)
-        async with self._lend() as instance:
-            provider, model = instance.agent.provider_for(request.route.model)
+        async with self._admit(activity.info().task_queue) as admitted:
+            provider, model = admitted.agent.provider_for(request.route.model)
             call = ProviderCall(
                 model=model,
                 system=system,
@@ -205,8 +233,9 @@ class AgentActivities:
             try:
                 answer = await provider.complete(call)
             except ProviderError as error:
-                instance.failed = not error.detail.status
+                _tell(admitted, error.detail)
                 raise
+            admitted.answered(answer.headroom)
         compare_usage(request, call, answer.usage)
         if len(answer.text) > _READ_AT_ONCE:  # in a thread: heartbeats go on
             result = await asyncio.to_thread(read_answer, answer, schema)
@@ -217,10 +246,11 @@ class AgentActivities:
     async def _tool(
         self, request: AgentRequest, body: str, schema: dict[str, Any] | None
     ) -> AgentResult:
-        if request.run:
-            result = await run_command(request, body, self._workdir)
-        else:
-            result = await run_python(request, body, self._import_from)
+        async with self._admit(""):
+            if request.run:
+                result = await run_command(request, body, self._workdir)
+            else:
+                result = await run_python(request, body, self._import_from)
         reply = result.reply
         if schema is not None and reply is not None and not _refused(reply):
             problem = validate_reply(reply, schema)
@@ -294,9 +324,27 @@ def _application_error(detail: FailureDetail) -> ApplicationError:
     )
 
 
-def _unbilled(error: TierpoolError, then: NextStep) -> FailureDetail:
+def _unbilled(
+    error: TierpoolError, then: NextStep, *, admitted: bool = True
+) -> FailureDetail:
     """Report what went wrong before anything was sent."""
-    return FailureDetail(outcome=Outcome.UNBILLED, next=then, message=str(error))
+    return FailureDetail(
+        outcome=Outcome.UNBILLED,
+        next=then,
+        message=str(error),
+        retry_after=error.retry_after,
+        admitted=admitted,
+    )
+
+
+def _tell(admitted: Admitted, failure: FailureDetail) -> None:
+    """Let the pool know what a failed call means for the next ones."""
+    if not failure.status:
+        admitted.broken()
+    elif failure.status == _WRONG_KEY:
+        admitted.refused_key(failure.message)
+    elif failure.status in _BUSY and failure.next is NextStep.RETRY:
+        admitted.refused(failure.retry_after)
 
 
 def _type(detail: FailureDetail) -> str:

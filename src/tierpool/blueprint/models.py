@@ -128,7 +128,7 @@ class PoolSpec(ConfigModel):
     max_instances: Annotated[int, Field(ge=0, le=10_000)] = 8
     """Agent calls that one worker process runs at a time; 0 pauses the pool."""
     scale_up_threshold: Annotated[int, Field(ge=1, le=1_000_000)] = 4
-    """Backlog above which the threshold policy adds an instance."""
+    """Backlog above which a supervisor starts one more worker process."""
     scale_down_idle_secs: Annotated[int, Field(ge=1, le=86_400)] = 300
     """Seconds without work after which an instance above the minimum goes."""
     max_requests_per_agent: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1000
@@ -176,6 +176,8 @@ class Tier(_Model):
     """Sampling temperature; default: the provider's."""
     timeout: Duration = timedelta(minutes=5)
     """How long one attempt may take."""
+    failover_after: Duration = timedelta(minutes=2)
+    """How long an attempt may wait in the queue while there is a fallback."""
     pool: PoolSpec = PoolSpec()
     """Size of the pool."""
 

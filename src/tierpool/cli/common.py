@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.table import Table
 from temporalio.client import Client
+from temporalio.runtime import Runtime
 
 from tierpool.client import connect, state_folder
 from tierpool.config import load_fleet
@@ -20,7 +21,7 @@ from tierpool.devserver import find_dev_server
 from tierpool.errors import ConfigError, Problem, TierpoolError
 from tierpool.fleet import LoadedFleet
 from tierpool.plugin import TierpoolPlugin
-from tierpool.pools.observe import QueueView
+from tierpool.pools.observe import PoolStatus
 
 __all__ = [
     "DONE",
@@ -33,6 +34,7 @@ __all__ = [
     "errors",
     "how_to_start",
     "load",
+    "plain",
     "print_error",
     "print_json",
     "print_problems",
@@ -56,7 +58,7 @@ def load(args: argparse.Namespace) -> LoadedFleet:
     return load_fleet(Path(args.file))
 
 
-async def connected(fleet: LoadedFleet) -> Client:
+async def connected(fleet: LoadedFleet, *, runtime: Runtime | None = None) -> Client:
     """Connect with the plugin; the embedded server's address is the default.
 
     Raises:
@@ -64,7 +66,7 @@ async def connected(fleet: LoadedFleet) -> Client:
     """
     embedded = find_dev_server(state_folder(fleet.path))
     address = embedded.address if embedded else None
-    return await connect([TierpoolPlugin(fleet)], address=address)
+    return await connect([TierpoolPlugin(fleet)], address=address, runtime=runtime)
 
 
 def print_json(document: Any) -> None:
@@ -85,14 +87,14 @@ def print_error(args: argparse.Namespace, error: TierpoolError) -> None:
     elif isinstance(error, ConfigError):
         print_problems(error.problems)
     else:
-        errors.print(f"[red]error:[/] {_plain(str(error))}", soft_wrap=True)
+        errors.print(f"[red]error:[/] {plain(str(error))}", soft_wrap=True)
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
     """Write problems for people, one a line, on standard error."""
     colours = {"error": "red", "warning": "yellow"}
     for problem in problems:
-        text = _plain(str(problem))
+        text = plain(str(problem))
         word = f"{problem.severity}:"
         shown = text.replace(word, f"[{colours[problem.severity]}]{word}[/]", 1)
         errors.print(shown, soft_wrap=True)
@@ -109,21 +111,21 @@ def table(
             column.lstrip(">"), justify="right" if right else "left", overflow="fold"
         )
     for row in rows:
-        made.add_row(*(_plain(str(cell)) for cell in row))
+        made.add_row(*(plain(str(cell)) for cell in row))
     return made
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep rich from reading brackets in our texts as styles."""
     return text.replace("[", "\\[")
 
 
-def how_to_start(args: argparse.Namespace, queue: QueueView) -> str:
-    """Say how to serve a queue that nobody polls."""
+def how_to_start(args: argparse.Namespace, pool: PoolStatus) -> str:
+    """Say how to serve a pool that nobody serves."""
     own = {"flows": "--flows", "tools": "--tools"}
-    flag = own.get(queue.pool, f"--pool {queue.pool}")
+    flag = own.get(pool.pool, f"--pool {pool.pool}")
     return (
-        f"no worker on {queue.queue}; start one: "
+        f"no worker for {pool.pool}; start one: "
         f"tierpool worker {flag} --file {args.file}"
     )
 

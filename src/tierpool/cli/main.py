@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from tierpool import __version__
-from tierpool.cli import check, codec_server, dev, doctor, init, run, status, worker
+from tierpool.cli import (
+    apply,
+    check,
+    codec_server,
+    dev,
+    doctor,
+    init,
+    run,
+    status,
+    worker,
+)
 from tierpool.cli.common import DONE, FAILED, UNREACHABLE, USAGE, print_error
 from tierpool.errors import (
     ConfigError,
@@ -24,7 +34,7 @@ from tierpool.logs import configure_logs
 __all__ = ["build_parser", "main"]
 
 _COMMANDS: tuple[ModuleType, ...] = (
-    init, check, dev, worker, run, status, doctor, codec_server,
+    init, check, dev, worker, run, status, apply, doctor, codec_server,
 )  # fmt: skip
 _USAGE_ERRORS = (ConfigError, UnknownName, UsageError, PayloadTooLarge)
 

@@ -124,10 +124,10 @@ async def _warn_of_idle_queues(
     client: Client, fleet: LoadedFleet, args: argparse.Namespace
 ) -> None:
     """Say which queues nobody polls: an item would wait there without a word."""
-    view = await observe(client, fleet)
-    for queue in view.queues:
-        if not queue.workers:
-            errors.print(f"[yellow]{how_to_start(args, queue)}[/]", soft_wrap=True)
+    status = await observe(client, fleet)
+    for pool in status.pools:
+        if not pool.workers and not pool.silent:
+            errors.print(f"[yellow]{how_to_start(args, pool)}[/]", soft_wrap=True)
 
 
 async def start_all(

@@ -28,7 +28,6 @@ NOT_ENFORCED: dict[str, tuple[Pattern, ...]] = {
         ("agents", "*", "rate_limit"),
     ),
     "max_instances of a role": (("agents", "*", "max_instances"),),
-    "scaling of pools": (("tiers", "*", "pool", "scale_up_threshold"),),
 }
 """Kind of limit: where it stands in the file; `*` is any name or number."""
 

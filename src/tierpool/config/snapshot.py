@@ -57,6 +57,7 @@ def _tier(fleet: str, name: str, tier: Tier, prices: Prices) -> TierSnapshot:
         max_output_tokens=tier.max_output_tokens,
         temperature=tier.temperature,
         timeout=tier.timeout,
+        failover_after=tier.failover_after,
     )
 
 

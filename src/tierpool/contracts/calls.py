@@ -189,6 +189,8 @@ class FailureDetail(Wire):
     """HTTP status, if there was one."""
     retry_after: Seconds | None = None
     """The provider's hint."""
+    admitted: bool = True
+    """False if the worker could not start the attempt: that is no try at all."""
     usage: Usage | None = None
     """Where the failed attempt was billed."""
     input_bytes: int = 0

@@ -43,6 +43,16 @@ class Wire(BaseModel):
             if getattr(self, name) != defaults[name]
         }
 
+    def whole(self) -> dict[str, Any]:
+        """Return the fields as plain values, defaults too, which the wire leaves out."""
+        return {name: _whole(value) for name, value in self}
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, Wire):
+        return value.whole()
+    return [_whole(one) for one in value] if isinstance(value, tuple) else value
+
 
 @cache
 def _defaults(model: type[Wire]) -> dict[str, Any]:

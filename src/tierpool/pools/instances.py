@@ -11,18 +11,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
 from tierpool.blueprint import PoolSpec
-from tierpool.errors import NoInstance, TierpoolError, UsageError
+from tierpool.errors import NotAdmitted, TierpoolError, UsageError
+from tierpool.pools.meter import Meter
 
 __all__ = ["Agent", "Instance", "Pool", "PoolView", "surplus"]
 
 _TEND_SECONDS = 1.0
 _FULL_SECONDS = 5.0
 """How long a call that came as its pool became smaller waits for an instance."""
+_KEEP_SECONDS = 45.0
+"""Idle connections are used again before the provider closes them."""
 _BUILD_AGAIN_SECONDS = (1.0, 60.0)
 
 _log = structlog.get_logger()
@@ -30,6 +34,10 @@ _log = structlog.get_logger()
 
 class Agent(Protocol):
     """What an instance holds."""
+
+    async def keep(self) -> None:
+        """Do what keeps it warm while it waits."""
+        ...
 
     async def close(self) -> None:
         """Let go of what it holds."""
@@ -47,6 +55,8 @@ class Instance(Generic[A]):
     requests: int = 0
     """Calls that it has made."""
     idle_since: float = 0.0
+    kept: float = 0.0
+    """When it was kept warm last, by a call or otherwise."""
     failed: bool = False
     """Set by its call when the agent itself is in doubt: it is replaced then."""
 
@@ -101,6 +111,7 @@ class Pool(Generic[A]):
     limit: int = -1
     trouble: str = ""
     built: int = 0
+    meter: Meter = field(init=False)
     _ready: list[Instance[A]] = field(default_factory=list)
     """The last one was used last: the others may grow old."""
     _busy: set[Instance[A]] = field(default_factory=set)
@@ -111,6 +122,8 @@ class Pool(Generic[A]):
     def __post_init__(self) -> None:
         if self.limit < 0:
             self.limit = self.spec.max_instances
+        self.meter = Meter(self.clock)
+        self._note()
 
     @property
     def size(self) -> int:
@@ -142,8 +155,14 @@ class Pool(Generic[A]):
         before, self.limit = self.limit, limit
         if limit != before:
             _log.info("pool.resized", pool=self.name, before=before, limit=limit)
+        self._note()
         self._trim()
         self.changed()
+
+    def change_spec(self, spec: PoolSpec) -> None:
+        """Follow another declaration of the pool from now on."""
+        self.spec = spec
+        self.resize(spec.max_instances)
 
     async def ready(self) -> None:
         """Build `min_instances`, before the first poll.
@@ -159,8 +178,23 @@ class Pool(Generic[A]):
         while True:
             await asyncio.sleep(wait if self.trouble else _TEND_SECONDS)
             self._trim()
+            self._note()
+            self._keep_warm()
+            self.changed()  # time alone may have opened the gate
+            if self.trouble and self.limit:
+                await self._add()  # the others wait until one can be built
             await self.ready()
             wait = min(2 * wait, longest) if self.trouble else _BUILD_AGAIN_SECONDS[0]
+
+    def doubt(self, reason: str) -> None:
+        """Poll for nothing more until an instance could be built anew.
+
+        Args:
+            reason: What is wrong with those there are, such as a refused key.
+        """
+        self._trouble(reason)
+        self._close(self._ready)
+        self._ready = []
 
     async def close(self) -> None:
         """Let all idle instances go and wait for what is under way."""
@@ -174,16 +208,21 @@ class Pool(Generic[A]):
         """Lend an instance for one call.
 
         Raises:
-            NoInstance: if the pool is full, for calls that were on their way when
+            NotAdmitted: if the pool is full, for calls that were on their way when
                 it became smaller.
             TierpoolError: if no instance can be built.
         """
         instance = await self._take()
         self._busy.add(instance)
+        self._note()
+        begun, failed = self.clock(), True
         try:
             yield instance
+            failed = False
         finally:
+            self.meter.ended(self.clock() - begun, failed=failed)
             self._busy.discard(instance)
+            self._note()
             self._give_back(instance)
             self.changed()
 
@@ -208,14 +247,15 @@ class Pool(Generic[A]):
                 while len(self._busy) + self._starting >= self.limit:
                     await self.change()
         except TimeoutError:
-            raise NoInstance(
-                f"the pool {self.name} has {self.limit} instances, and all are busy"
+            raise NotAdmitted(
+                f"the pool {self.name} has {self.limit} instances, and all are busy",
+                retry_after=timedelta(seconds=1),
             ) from None
         return self._ready.pop() if self._ready else await self._new(warm=False)
 
     def _give_back(self, instance: Instance[A]) -> None:
         instance.requests += 1
-        instance.idle_since = self.clock()
+        instance.idle_since = instance.kept = self.clock()
         worn = instance.requests >= self.spec.max_requests_per_agent
         if worn or instance.failed or self.size >= self.limit:
             self._close([instance])
@@ -229,17 +269,15 @@ class Pool(Generic[A]):
         try:
             agent = await self.build(warm)
         except TierpoolError as error:
-            if not self.trouble:
-                _log.warning("pool.trouble", pool=self.name, reason=str(error))
-            self.trouble = str(error)
+            self._trouble(str(error))
             raise
         finally:
             self._starting -= 1
-        if self.trouble:
+        if self.trouble and warm:  # only warming shows whether it can be used
             _log.info("pool.recovered", pool=self.name)
-        self.trouble = ""
+            self.trouble = ""
         self.built += 1
-        return Instance(agent, idle_since=self.clock())
+        return Instance(agent, idle_since=self.clock(), kept=self.clock())
 
     async def _add(self) -> None:
         try:
@@ -247,6 +285,21 @@ class Pool(Generic[A]):
         except TierpoolError:
             return  # it is in `trouble`
         self.changed()
+
+    def _trouble(self, reason: str) -> None:
+        if not self.trouble:
+            _log.warning("pool.trouble", pool=self.name, reason=reason)
+        self.trouble = reason
+
+    def _keep_warm(self) -> None:
+        now = self.clock()
+        for instance in self._ready:
+            if now - instance.kept >= _KEEP_SECONDS:
+                instance.kept = now
+                self._go_on(instance.agent.keep())
+
+    def _note(self) -> None:
+        self.meter.note(len(self._busy), self.limit)
 
     def _trim(self) -> None:
         gone = surplus(

@@ -1,7 +1,6 @@
-"""What Temporal knows of a fleet's task queues; reads only.
+"""The fleet at one moment: what the server knows, and what its workers say.
 
-Statistics lag by seconds, and count neither running attempts nor those that
-wait for another try (see docs).
+Reads only, from anywhere that reaches the Temporal server.
 """
 
 from __future__ import annotations
@@ -10,43 +9,67 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from typing import Literal
 
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from tierpool.contracts.limits import AppliedLimits
+from tierpool.contracts.reports import Bound, PoolReport, Window, WorkerReport
 from tierpool.errors import ServerError
 from tierpool.fleet import LoadedFleet
+from tierpool.pools.announce import announced
+from tierpool.pools.limits import applied_limits
+from tierpool.pools.statistics import QueueStatistics, queue_statistics, together
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE
 
-__all__ = ["FleetView", "ItemCount", "QueueView", "observe"]
+__all__ = ["FleetStatus", "ItemCount", "PoolStatus", "observe", "pool_status"]
 
 _ITEMS_COUNTED = 5000
+_UNDERSIZED, _OVERSIZED = 0.8, 0.2
+_ENOUGH_SECONDS = 60.0
+"""A pool is called too small or too large by what it did for so long at least."""
 
 
 @dataclass(frozen=True, slots=True)
-class QueueView:
-    """One task queue as the server sees it."""
+class PoolStatus:
+    """All workers on the queues of one tier, of the tools, or of the flows."""
 
-    queue: str
     pool: str
-    """Name of the tier, or `flows` or `tools`."""
-    model: str
-    slots_per_worker: int | None
-    """Attempts that one worker process makes at a time; None for flows."""
+    """Name of the tier, or `tools`, `flows`, `control`."""
+    models: tuple[str, ...]
+    """`provider:model`, the tier's own first."""
     workers: int
-    """Worker processes that polled within the last minutes."""
+    """Processes."""
+    silent: int
+    """Processes that polled within the last minutes and report nothing: users' own
+    workers, and some that have just gone."""
+    limit: int
+    """Instances that all of them may have."""
+    ready: int
+    busy: int
+    starting: int
+    cooldown: int
+    draining: int
+    utilisation: float | None
+    """Share of the capacity that was used within the last 5 minutes."""
+    sizing: Literal["", "undersized", "oversized"]
     backlog: int
-    """Tasks that nobody has taken yet; approximate."""
-    oldest: timedelta
+    """Tasks that nobody has taken yet; approximate, and some seconds old."""
+    oldest_seconds: float
     """Age of the oldest of them."""
-    added_per_second: float
-    """Arrivals, mean over 30 s."""
-    taken_per_second: float
-    """Dispatches, mean over 30 s."""
+    arrivals_per_second: float
+    """Mean over 30 s."""
+    completed: int
+    """Calls that ended within the last 5 minutes."""
+    mean_seconds: float | None
+    """Mean duration of a call in that time."""
+    bound: Bound
+    """What keeps it from making more calls."""
+    reason: str
+    """The same in words."""
+    trouble: str
+    """Why a process cannot build instances; it polls nothing then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,88 +82,178 @@ class ItemCount:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetView:
+class FleetStatus:
     """The fleet at one moment."""
 
     fleet: str
-    queues: tuple[QueueView, ...]
+    pools: tuple[PoolStatus, ...]
+    workers: tuple[WorkerReport, ...]
+    limits: AppliedLimits
+    """What `tierpool apply` applied last."""
     items: tuple[ItemCount, ...]
     items_complete: bool
     """False if there are more items than were counted."""
+    notes: tuple[str, ...]
+    """What somebody should look at."""
 
 
-async def observe(client: Client, fleet: LoadedFleet) -> FleetView:
-    """Read queues and running items.
+async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
+    """Ask the server about queues, workers, limits and running items.
 
     Raises:
-        ServerError: if the server does not answer.
+        ServerError: if it does not answer.
     """
-    wanted = _queues(fleet)
     try:
-        views, (items, complete) = await asyncio.gather(
-            asyncio.gather(*(_queue(client, *one) for one in wanted)),
+        queues, reports, limits, (items, complete) = await asyncio.gather(
+            _queues(client, fleet),
+            announced(client, fleet.name),
+            applied_limits(client, fleet.name),
             _items(client),
         )
     except RPCError as error:
         raise ServerError(
             f"the Temporal server does not answer: {error.message}"
         ) from error
-    return FleetView(fleet.name, tuple(views), items, complete)
-
-
-_Wanted = tuple[str, str, str, int | None, TaskQueueType.ValueType]
-
-
-def _queues(fleet: LoadedFleet) -> list[_Wanted]:
-    activity = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
-    wanted: list[_Wanted] = [
-        (
-            model.queue,
-            name,
-            model.model,
-            fleet.fleet.tiers[name].pool.max_instances,
-            activity,
-        )
-        for name, tier in fleet.snapshot.tiers.items()
-        for model in tier.models
+    pools = [
+        pool_status(name, _models(fleet, name), seen, reports)
+        for name, seen in queues.items()
     ]
-    if any(
-        role.queue == f"{fleet.name}-tools" for role in fleet.snapshot.roles.values()
-    ):
-        wanted.append((f"{fleet.name}-tools", "tools", "", None, activity))
-    workflow = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
-    wanted.append((f"{fleet.name}-flows", "flows", "", None, workflow))
-    return wanted
+    workers = tuple(reports or ())
+    return FleetStatus(
+        fleet=fleet.name,
+        pools=tuple(pools),
+        workers=workers,
+        limits=limits,
+        items=items,
+        items_complete=complete,
+        notes=tuple(_notes(pools, reports, limits)),
+    )
 
 
-async def _queue(
-    client: Client,
-    queue: str,
-    pool: str,
-    model: str,
-    slots: int | None,
-    kind: TaskQueueType.ValueType,
-) -> QueueView:
-    found = await client.workflow_service.describe_task_queue(
-        DescribeTaskQueueRequest(
-            namespace=client.namespace,
-            task_queue=TaskQueue(name=queue),
-            task_queue_type=kind,
-            report_stats=True,
-        )
+def pool_status(
+    name: str,
+    models: tuple[str, ...],
+    seen: QueueStatistics,
+    reports: Sequence[WorkerReport] | None,
+) -> PoolStatus:
+    """Put together what the server and the workers say of one pool; pure.
+
+    Args:
+        name: The pool.
+        models: Of the fleet file, for a pool that nobody serves.
+        seen: Its queues as the server sees them.
+        reports: None if the server keeps no registry of workers.
+    """
+    serving = [r for r in reports or () if name in r.serves]
+    parts = [pool for r in serving for pool in r.pools if pool.pool == name]
+    window = sum((part.window for part in parts), Window())
+    workers = len(serving) if reports is not None else len(seen.pollers)
+    bound, reason = _bound(parts) if parts else ("max", "")
+    return PoolStatus(
+        pool=name,
+        models=parts[0].models if parts and parts[0].models else models,
+        workers=workers,
+        silent=max(0, len(seen.pollers) - workers),
+        limit=sum(part.limit for part in parts),
+        ready=sum(part.ready for part in parts),
+        busy=sum(part.busy for part in parts),
+        starting=sum(part.starting for part in parts),
+        cooldown=sum(part.cooldown for part in parts),
+        draining=sum(part.draining for part in parts)
+        + sum(r.busy for r in serving if r.state == "draining"),
+        utilisation=window.utilisation,
+        sizing=_sizing(window),
+        backlog=seen.backlog,
+        oldest_seconds=round(seen.oldest.total_seconds(), 1),
+        arrivals_per_second=seen.added_per_second,
+        completed=window.completed,
+        mean_seconds=window.mean_seconds,
+        bound=bound,
+        reason=reason if workers else "no worker",
+        trouble=next((part.trouble for part in parts if part.trouble), ""),
     )
-    stats = found.stats
-    return QueueView(
-        queue=queue,
-        pool=pool,
-        model=model,
-        slots_per_worker=slots,
-        workers=len({poller.identity for poller in found.pollers}),
-        backlog=stats.approximate_backlog_count,
-        oldest=stats.approximate_backlog_age.ToTimedelta(),
-        added_per_second=round(stats.tasks_add_rate, 2),
-        taken_per_second=round(stats.tasks_dispatch_rate, 2),
-    )
+
+
+def _bound(parts: Sequence[PoolReport]) -> tuple[Bound, str]:
+    """Say what holds a pool back: nothing, while one of its processes is free."""
+    free = [part for part in parts if part.bound == "backlog"]
+    if free:
+        return "backlog", free[0].reason
+    most = Counter(part.bound for part in parts).most_common(1)[0][0]
+    return most, next(part.reason for part in parts if part.bound == most)
+
+
+def _sizing(window: Window) -> Literal["", "undersized", "oversized"]:
+    used = window.utilisation
+    if used is None or window.seconds < _ENOUGH_SECONDS:
+        return ""
+    if used > _UNDERSIZED:
+        return "undersized"
+    return "oversized" if used < _OVERSIZED else ""
+
+
+def _notes(
+    pools: Sequence[PoolStatus],
+    reports: Sequence[WorkerReport] | None,
+    limits: AppliedLimits,
+) -> list[str]:
+    """Say what somebody should look at."""
+    if reports is None:
+        return [
+            "this server keeps no registry of workers: nothing is known of instances"
+        ]
+    notes = [f"{pool.pool}: {pool.trouble}" for pool in pools if pool.trouble]
+    versions = Counter(report.version for report in reports)
+    if len(versions) > 1:
+        counted = ", ".join(f"{n} of {v}" for v, n in sorted(versions.items()))
+        notes.append(f"workers of different versions of tierpool: {counted}")
+    notes += [
+        f"{pool.pool}: {pool.silent} processes poll for it, or did within the last "
+        "minutes, and report nothing"
+        for pool in pools
+        if pool.silent and not pool.workers
+    ]
+    notes += _differing_files(reports)
+    behind = [r for r in reports if r.pools and r.limits != limits.generation]
+    if behind:
+        who = ", ".join(f"{r.host}:{r.pid}" for r in behind)
+        notes.append(f"do not follow the applied limits (yet): {who}")
+    return notes
+
+
+def _differing_files(reports: Sequence[WorkerReport]) -> list[str]:
+    """Name what the files of the workers do not agree on."""
+    said: dict[str, Counter[str]] = {}
+    for report in reports:
+        for place, value in report.file.items():
+            said.setdefault(place, Counter())[value] += 1
+    return [
+        f"workers run different fleet files: {place} is "
+        + ", ".join(f"{value} ({count})" for value, count in sorted(values.items()))
+        for place, values in said.items()
+        if len(values) > 1
+    ]
+
+
+async def _queues(client: Client, fleet: LoadedFleet) -> dict[str, QueueStatistics]:
+    """Ask about each pool's queues."""
+    wanted: dict[str, Sequence[str]] = dict(fleet.queues)
+    tools = f"{fleet.name}-tools"
+    if any(role.queue == tools for role in fleet.snapshot.roles.values()):
+        wanted["tools"] = [tools]
+    wanted["flows"] = [f"{fleet.name}-flows"]
+
+    async def ask(name: str, queues: Sequence[str]) -> QueueStatistics:
+        asked = [queue_statistics(client, q, workflows=name == "flows") for q in queues]
+        return together(await asyncio.gather(*asked))
+
+    found = await asyncio.gather(*(ask(*one) for one in wanted.items()))
+    return dict(zip(wanted, found, strict=True))
+
+
+def _models(fleet: LoadedFleet, pool: str) -> tuple[str, ...]:
+    tier = fleet.snapshot.tiers.get(pool)
+    return tuple(model.model for model in tier.models) if tier else ()
 
 
 async def _items(client: Client) -> tuple[tuple[ItemCount, ...], bool]:

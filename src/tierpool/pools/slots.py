@@ -1,15 +1,8 @@
-"""Admission: a process polls for a call only when it could start it.
-
-The queue in Temporal is the truth about what waits, because nothing waits in
-the workers. One gate for each pool and process; each of its task queues has a
-slot supplier that asks the gate.
-"""
+"""Temporal's slots of a pool: each task queue has a supplier that asks the gate."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import Any
 
 from temporalio.worker import (
     CustomSlotSupplier,
@@ -19,34 +12,9 @@ from temporalio.worker import (
     SlotReserveContext,
 )
 
-from tierpool.pools.instances import Pool
+from tierpool.pools.gate import Gate
 
-__all__ = ["Gate", "QueueSlots"]
-
-
-@dataclass
-class Gate:
-    """Decides whether one more call of a pool may be polled for."""
-
-    pool: Pool[Any]
-    queues: list[QueueSlots] = field(default_factory=list)
-
-    def supplier(self) -> QueueSlots:
-        """Return the slots of one more task queue of the pool."""
-        slots = QueueSlots(self)
-        self.queues.append(slots)
-        return slots
-
-    def opens_for(self, queue: QueueSlots) -> bool:
-        """Tell whether a queue may have one more slot.
-
-        A slot counts from its reservation in its own queue, and from its use in
-        the others: idle pollers of one queue would starve the others.
-        """
-        if self.pool.trouble:
-            return False
-        used = sum(other.used for other in self.queues if other is not queue)
-        return queue.issued + used < self.pool.limit
+__all__ = ["QueueSlots"]
 
 
 class QueueSlots(CustomSlotSupplier):
@@ -56,9 +24,10 @@ class QueueSlots(CustomSlotSupplier):
     threads.
     """
 
-    def __init__(self, gate: Gate) -> None:
-        """Take the gate that decides."""
-        self._gate = gate
+    def __init__(self, gate: Gate, name: str) -> None:
+        """Take the gate that decides, and the name of the task queue."""
+        self._gate, self.name = gate, name
+        gate.queues.append(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.issued = 0
         """Slots that pollers and calls hold."""

@@ -78,7 +78,7 @@ class Play:
             self.complete = True
             return _refuse(self.wire, fail)
         made = produce(Reply(step.text, chunks=step.after_chunks + 1), self.request)
-        response = await self._open()
+        response = await self._open({})
         await response.write(self.wire.head(made))
         for piece in made.pieces[: step.after_chunks]:
             self.made = made
@@ -91,7 +91,7 @@ class Play:
         stop = step.after_chunks if isinstance(step, Stall | CutConnection) else None
         if isinstance(step, CutConnection) and step.after_finish:
             stop = None
-        response = await self._open()
+        response = await self._open(step.headers)
         await response.write(self.wire.head(made))
         for piece in made.pieces if stop is None else made.pieces[:stop]:
             await self._pause(step.delay / len(made.pieces))
@@ -114,7 +114,9 @@ class Play:
         body = json.dumps(self.wire.whole(made), ensure_ascii=False).encode()
         if not isinstance(step, Stall | CutConnection):
             self.sent, self.complete = len(made.pieces), True
-            return web.Response(body=body, content_type="application/json")
+            return web.Response(
+                body=body, headers=step.headers, content_type="application/json"
+            )
         response = web.StreamResponse(headers={"content-type": "application/json"})
         response.content_length = len(body)
         await response.prepare(self.http)
@@ -124,8 +126,9 @@ class Play:
         await self.closing.wait()
         return response
 
-    async def _open(self) -> web.StreamResponse:
+    async def _open(self, more: Mapping[str, str]) -> web.StreamResponse:
         headers = {"content-type": "text/event-stream", "cache-control": "no-cache"}
+        headers |= more
         response = web.StreamResponse(headers=headers)
         await response.prepare(self.http)
         return response

@@ -47,6 +47,7 @@ _PATHS: Final[Mapping[str, Wire]] = {
 _SECRET_HEADERS = frozenset(
     {"authorization", "x-api-key", "cookie", "proxy-authorization"}
 )
+_WRONG_KEY: Final = Fail(401, "the key is not accepted")
 _MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -98,6 +99,8 @@ class ScriptedProvider:
         self._failure: Exception | None = None
         self._runner: web.AppRunner | None = None
         self.base_url = ""
+        self.keys: frozenset[str] | None = None
+        """Keys that are accepted; others get status 401. None: nobody is asked."""
 
     def script(self, *steps: StepOrFunction) -> None:
         """Queue steps; each answers one request, in order of arrival."""
@@ -142,6 +145,7 @@ class ScriptedProvider:
         app = web.Application(client_max_size=_MOST_BYTES)
         for path in _PATHS:
             app.router.add_post(path, self._answer)
+        app.router.add_get("/v1/models", self._models)
         app.router.add_get("/_stats", self._stats)
         app.router.add_get("/_calls", self._show_calls)
         app.router.add_get("/health", _healthy)
@@ -172,6 +176,8 @@ class ScriptedProvider:
         wire_name = _PATHS[http.path]
         wire = _WIRES[wire_name]
         self._count_connection(http)
+        if not self._accepts(http):
+            return web.json_response(wire.error(_WRONG_KEY), status=401)
         try:
             body = _json_object(await http.read())
             parsed = wire.parse(body)
@@ -195,6 +201,17 @@ class ScriptedProvider:
         finally:
             self._finished(play, record, timedelta(seconds=time.monotonic() - arrived))
             await self._notify()
+
+    async def _models(self, http: web.Request) -> web.Response:
+        """List no model: what is asked here is whether the key is accepted."""
+        if not self._accepts(http):
+            anthropic = "x-api-key" in http.headers
+            wire = _WIRES["anthropic" if anthropic else "openai"]
+            return web.json_response(wire.error(_WRONG_KEY), status=401)
+        return web.json_response({"object": "list", "data": [], "has_more": False})
+
+    def _accepts(self, http: web.Request) -> bool:
+        return self.keys is None or _key_of(http.headers) in self.keys
 
     def _choose(self, request: SeenRequest) -> Step:
         """Take the step; a script that cannot answer fails the test at its end."""
@@ -258,6 +275,11 @@ def fitting_reply(
     return reply
 
 
+def _key_of(headers: Mapping[str, str]) -> str:
+    key = headers.get("x-api-key") or headers.get("authorization", "")
+    return key.removeprefix("Bearer ")
+
+
 async def _healthy(http: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
 
@@ -280,8 +302,7 @@ def _seen(
     http: web.Request,
 ) -> SeenRequest:
     headers = {name.lower(): value for name, value in http.headers.items()}
-    key = headers.get("x-api-key") or headers.get("authorization", "")
-    key = key.removeprefix("Bearer ")
+    key = _key_of(http.headers)
     temperature = body.get("temperature")
     return SeenRequest(
         number=number,

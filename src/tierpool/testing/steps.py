@@ -61,6 +61,8 @@ class Reply:
     """What the answer says about the model; None repeats the request's."""
     finish_reason: str = "stop"
     """stop, length, content_filter or refusal; translated for each wire."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with the answer, such as those of rate limits."""
     gate: asyncio.Event | None = field(default=None, compare=False)
     """The answer waits for this event after `first_byte_delay`."""
 

@@ -27,6 +27,7 @@ from tierpool.errors import BudgetDenied
 from tierpool.fleet import FleetSnapshot
 from tierpool.workflows.attempts import failure_of
 from tierpool.workflows.budget import Denied, Held
+from tierpool.workflows.failover import patience
 from tierpool.workflows.render import money, shorten
 from tierpool.workflows.run import RunState
 from tierpool.workflows.stubs import attempt_activity
@@ -97,7 +98,7 @@ async def perform(
     the attempt off, and it is to be made again.
     """
     cancels = _cancels()
-    handle = attempt_activity(request, summary)
+    handle = attempt_activity(request, summary, patience(run.snapshot, request.route))
     run.under_way.append(handle)
     last: AgentResult | FailureDetail
     try:

@@ -39,6 +39,9 @@ __all__ = [
 UNBILLED_ATTEMPTS = 12
 """Attempts that cost nothing are bounded too: each adds about 11 history events."""
 
+REFUSED_BY_WORKERS = 60
+"""So often may a call be sent back by workers that could not start it."""
+
 _FIRST_WAIT = timedelta(seconds=1)
 _TURNED_AWAY = 2
 """Unbilled attempts in a row after which a fallback is tried."""
@@ -88,7 +91,8 @@ class Escalate:
 class Failover:
     """Try the next model of the same tier."""
 
-    reason: str
+    failure: FailureDetail
+    """Why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +120,14 @@ class Progress:
     fallbacks_left: int = 0
     turned_away: int = 0
     """Unbilled attempts in a row on this model."""
+    not_admitted: int = 0
+    """Attempts that a worker sent back because it could not start them."""
 
-    def count(self, outcome: Outcome) -> None:
-        """Count an attempt."""
-        if outcome is Outcome.UNBILLED:
+    def count(self, outcome: Outcome, *, admitted: bool = True) -> None:
+        """Count an attempt; one that was not admitted is none."""
+        if not admitted:
+            self.not_admitted += 1
+        elif outcome is Outcome.UNBILLED:
             self.unbilled += 1
             self.turned_away += 1
         else:
@@ -138,6 +146,8 @@ class Progress:
             return f"{self.paid} paid attempts, which is the role's max_attempts"
         if self.unbilled >= UNBILLED_ATTEMPTS:
             return f"{self.unbilled} attempts were turned away"
+        if self.not_admitted >= REFUSED_BY_WORKERS:
+            return f"workers sent it back {self.not_admitted} times"
         return ""
 
 
@@ -178,7 +188,7 @@ def decide(
 def _again(progress: Progress, last: FailureDetail, jitter: float) -> Next:
     """Say with which model, and when, the same attempt is made again."""
     if progress.fallbacks_left and _unavailable(progress, last):
-        return Failover(last.message)
+        return Failover(last)
     if last.next is NextStep.FAILOVER and last.retry_after is None:
         return GiveUp(f"{last.message} (no fallback is left)")
     tries = progress.unbilled + progress.paid

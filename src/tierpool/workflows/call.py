@@ -105,7 +105,7 @@ class Call:
         """
         try:
             route = await route_for(self.run, request, self.made)
-            reply = await self._attempts(route)
+            reply = await self._attempts(self._around(route))
         finally:
             self.run.forget(self.kept)
         if self.thread is not None:
@@ -145,11 +145,12 @@ class Call:
                     return reply
                 case step.GiveUp(reason):
                     raise AgentCallFailed(self.role, reason, attempts=self.tries)
-                case step.Failover(reason):
-                    route = self._fail_over(route, reason)
+                case step.Failover(failure):
+                    self.run.unavailable.note(route.queue, failure, workflow.now())
+                    route = self._fail_over(route, failure.message)
                     progress.failed_over()
                 case step.Escalate(reason):
-                    route = await self._escalate(route, reason)
+                    route = self._around(await self._escalate(route, reason))
                     progress = self._progress(route, paid=progress.paid)
                 case _:
                     await self._same_again(decision, request, progress)
@@ -219,10 +220,14 @@ class Call:
         if last is None:
             return None
         if isinstance(last, FailureDetail):
-            progress.count(last.outcome)
+            progress.count(last.outcome, admitted=last.admitted)
             return last
         progress.count(Outcome.BILLED)
         return self._checked(last)
+
+    def _around(self, route: Route) -> Route:
+        """Pass by a model that this run has found unavailable a moment ago."""
+        return self.run.unavailable.around(self.snapshot, route, workflow.now())
 
     def _fail_over(self, route: Route, reason: str) -> Route:
         reason = f"failover: {shorten(reason, 80)}"

@@ -34,6 +34,7 @@ from tierpool.contracts import (
 from tierpool.errors import TierpoolError
 from tierpool.fleet import FleetSnapshot
 from tierpool.workflows.budget import RunBudget
+from tierpool.workflows.failover import Unavailable
 from tierpool.workflows.human import Decisions
 from tierpool.workflows.render import details_table, escape_markdown, money
 from tierpool.workflows.stubs import fleet_activity, spent_activity
@@ -75,6 +76,8 @@ class RunState:
     """Calls that still need a text; parallel calls may share one."""
     threads: dict[str, Thread] = field(default_factory=dict)
     """Conversations by name."""
+    unavailable: Unavailable = field(default_factory=Unavailable)
+    """Models that calls of this run pass by for a while."""
     decisions: Decisions = field(default_factory=Decisions)
     paused: bool = False
     """While true no attempt starts."""

@@ -79,18 +79,24 @@ async def spent_activity(run_id: str) -> Spent:
 
 
 def attempt_activity(
-    request: AgentRequest, summary: str
+    request: AgentRequest, summary: str, patience: timedelta | None = None
 ) -> workflow.ActivityHandle[AgentResult]:
     """Start one attempt: one activity, one payment, never retried by the server.
 
     The activity's type is the role, so that timelines and metrics speak of
     roles. Cancelling waits until the provider's connection is closed.
+
+    Args:
+        request: The attempt.
+        summary: For people.
+        patience: How long it may wait for a worker.
     """
     return workflow.start_activity(
         request.role,
         _shortened(request),
         task_queue=request.route.queue,
         result_type=AgentResult,
+        schedule_to_start_timeout=patience,
         start_to_close_timeout=request.timeout + GRACE,
         heartbeat_timeout=HEARTBEAT_TIMEOUT,
         retry_policy=_ONCE,

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tierpool.blueprint import PoolSpec
-from tierpool.errors import NoInstance, TierpoolError, UsageError
+from tierpool.errors import NotAdmitted, TierpoolError, UsageError
 from tierpool.pools import instances
 from tierpool.pools.instances import Pool, surplus
 
@@ -144,7 +144,7 @@ async def test_call_above_the_limit_waits_then_is_turned_away(
     pool = pool_of(workshop, clock, max_instances=1)
 
     async with pool.lend():
-        with pytest.raises(NoInstance, match="1 instances, and all are busy"):
+        with pytest.raises(NotAdmitted, match="1 instances, and all are busy"):
             async with pool.lend():
                 pass
     async with AsyncExitStack() as stack:

@@ -43,7 +43,7 @@ INVALID = AgentResult(problem="not JSON", text="hm")
         (step.Escalate("no valid reply: not JSON"), INVALID, {"paid": 2, "repaired": True}),
         (step.GiveUp("it failed"), failure(NextStep.FAIL), {}),
         (step.Escalate("it failed"), failure(NextStep.ESCALATE), {"paid": 1}),
-        (step.Failover("it failed"), failure(NextStep.FAILOVER), {"fallbacks_left": 1}),
+        (step.Failover(failure(NextStep.FAILOVER)), failure(NextStep.FAILOVER), {"fallbacks_left": 1}),
         (
             step.GiveUp("it failed (no fallback is left)"),
             failure(NextStep.FAILOVER),

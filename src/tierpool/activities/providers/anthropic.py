@@ -66,6 +66,7 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
 
     name: ClassVar[str] = "anthropic"
     key_env: ClassVar[str | None] = "ANTHROPIC_API_KEY"
+    _accepted = {}
 
     def _open(self, address: str | None, key: str) -> Opened[anthropic.AsyncAnthropic]:
         http = http_client(address, anthropic.DefaultAsyncHttpxClient)
@@ -91,8 +92,12 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
         reported: dict[str, object] = {}
         async with stream:
             answer.opened = True
+            answer.headers = stream.response.headers
             async for event in stream:
                 _take(event, answer, reported)
+
+    async def _list_models(self, client: anthropic.AsyncAnthropic) -> None:
+        await client.models.list(limit=1)
 
     def _body(self, call: ProviderCall) -> Mapping[str, object]:
         return {**_parameters(call), **_extra(call)}

@@ -17,6 +17,7 @@ from typing import Literal, Protocol, cast
 from pydantic import JsonValue
 
 from tierpool.blueprint import PROVIDERS, split_model
+from tierpool.budget.rates import Headroom
 from tierpool.contracts import FailureDetail, Usage
 from tierpool.errors import TierpoolError, UnknownName
 
@@ -64,6 +65,8 @@ class ProviderReply:
     """stop, length, content_filter, refusal, or the provider's own word."""
     model: str
     """What the provider says answered; empty if it does not say."""
+    headroom: Headroom | None = None
+    """What its headers say that it still takes."""
 
 
 class ProviderError(TierpoolError):
@@ -112,8 +115,13 @@ class Provider(Protocol):
         """Build the client of a call and open a connection; nothing is billed.
 
         Raises:
-            ProviderError: if no client can be built: a key that is not set.
+            ProviderError: if no client can be built: a key that is not set, or
+                that the provider refuses.
         """
+        ...
+
+    async def keep(self) -> None:
+        """Keep idle connections from being closed."""
         ...
 
     async def close(self) -> None:

@@ -52,6 +52,11 @@ class AgentClient:
                 )
             )
 
+    async def keep(self) -> None:
+        """Keep idle connections from being closed."""
+        for provider in self._own.values():
+            await provider.keep()
+
     async def close(self) -> None:
         """Close all connections."""
         for provider in self._own.values():

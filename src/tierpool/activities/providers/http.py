@@ -15,6 +15,7 @@ from tierpool.activities.providers.base import ProviderCall
 __all__ = ["http_client", "place_of", "request_timeout"]
 
 _LOCAL_KEEPALIVE_SECONDS: Final = 2.0
+_OWN_KEEPALIVE_SECONDS: Final = 60.0
 _CONNECT_SECONDS = 10.0
 
 
@@ -27,21 +28,28 @@ def http_client(
     proxies are ignored: an HTTP_PROXY in the environment would be asked for
     127.0.0.1 otherwise. Idle connections to it are let go early: small local
     servers close theirs after 5 s, the SDK's own limit too, and a call on a
-    connection that just closed is ambiguous.
+    connection that just closed is ambiguous. The providers' own addresses keep
+    theirs for minutes, so an instance there stays connected.
 
     Args:
         address: The provider's.
         usual: The SDK's own class, with its limits and timeouts.
     """
     host = urlsplit(address).hostname if address else None
-    if host is None or not _is_loopback(host):
+    if host is None:
+        return usual(verify=_tls(), limits=_limits(_OWN_KEEPALIVE_SECONDS))
+    if not _is_loopback(host):
         return usual(verify=_tls())
-    limits = httpx2.Limits(
+    limits = _limits(_LOCAL_KEEPALIVE_SECONDS)
+    return httpx2.AsyncClient(trust_env=False, limits=limits, verify=_tls())
+
+
+def _limits(keepalive: float) -> httpx2.Limits:
+    return httpx2.Limits(
         max_connections=1000,
         max_keepalive_connections=100,
-        keepalive_expiry=_LOCAL_KEEPALIVE_SECONDS,
+        keepalive_expiry=keepalive,
     )
-    return httpx2.AsyncClient(trust_env=False, limits=limits, verify=_tls())
 
 
 @lru_cache(maxsize=1)

@@ -54,6 +54,7 @@ class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
 
     name: ClassVar[str] = "openai"
     key_env: ClassVar[str | None] = "OPENAI_API_KEY"
+    _accepted = {}
 
     def _open(self, address: str | None, key: str) -> Opened[openai.AsyncOpenAI]:
         http = http_client(address, openai.DefaultAsyncHttpxClient)
@@ -81,8 +82,12 @@ class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
         )
         async with stream:
             answer.opened = True
+            answer.headers = stream.response.headers
             async for chunk in stream:
                 _take(chunk, answer)
+
+    async def _list_models(self, client: openai.AsyncOpenAI) -> None:
+        await client.models.list()
 
     def _body(self, call: ProviderCall) -> CompletionCreateParamsStreaming:
         body: CompletionCreateParamsStreaming = {

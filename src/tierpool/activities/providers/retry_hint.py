@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-__all__ = ["LONGEST_HINT", "read_duration", "retry_hint"]
+__all__ = ["LONGEST_HINT", "read_duration", "retry_hint", "seconds_until"]
 
 LONGEST_HINT = timedelta(hours=1)
 """A longer hint counts as unknown: nobody knows what an hour from now will be."""
@@ -53,6 +53,12 @@ def read_duration(text: str) -> float | None:
     if not text or _DURATION.sub("", text):
         return None
     return sum(float(n) * _SECONDS[unit] for n, unit in _DURATION.findall(text))
+
+
+def seconds_until(text: str, now: datetime) -> float | None:
+    """Read the reset of a rate limit, a duration or an RFC 3339 time, as seconds."""
+    wait = read_duration(text)
+    return _until(text, now) if wait is None else wait
 
 
 def _bounded(seconds: float | None) -> timedelta | None:

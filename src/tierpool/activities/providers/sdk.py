@@ -10,7 +10,9 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import ClassVar, Final, Generic, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,8 +31,10 @@ from tierpool.activities.providers.failures import (
     explain_transport,
     scrub,
 )
+from tierpool.activities.providers.headroom import headroom
 from tierpool.activities.providers.http import place_of
 from tierpool.activities.providers.sizes import body_bytes
+from tierpool.budget.rates import Headroom
 from tierpool.contracts import FailureDetail, NextStep, Outcome, Usage
 
 __all__ = [
@@ -83,6 +87,8 @@ class Answer:
     refused: bool = False
     usage: Usage | None = None
     model: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the response."""
     _parts: list[str] = field(default_factory=list)
     _length: int = 0
 
@@ -110,10 +116,15 @@ class Answer:
         usage = self.usage
         if text and usage is not None and not usage.output_tokens:
             usage = None
-        return ProviderReply(text, usage, reason, self.model)
+        return ProviderReply(text, usage, reason, self.model, self._headroom())
+
+    def _headroom(self) -> Headroom | None:
+        tokens = self.usage.input_tokens + self.usage.output_tokens if self.usage else 0
+        return headroom(self.headers, tokens, datetime.now(UTC))
 
 
 _WARM_SECONDS: Final = 5.0
+_WRONG_KEY: Final = 401
 
 NO_KEY: Final = "none"
 """What stands for a key where none is sent: the SDKs insist on one."""
@@ -130,6 +141,8 @@ class SdkProvider(ABC, Generic[C]):
     name: ClassVar[str]
     key_env: ClassVar[str | None]
     """Variable that holds the key by default; None if the provider needs none."""
+    _accepted: ClassVar[dict[tuple[str | None, str | None], str]]
+    """Keys that the provider has not refused, by address and variable."""
 
     def __init__(self) -> None:
         self._clients: WeakKeyDictionary[
@@ -157,6 +170,8 @@ class SdkProvider(ABC, Generic[C]):
         if answer.opened or error is None:
             error = CutStream(error, tokens=answer.tokens)
         detail = _without_secrets(self.explain(error, key), call, key)
+        if detail.status == _WRONG_KEY:
+            self._accepted.pop((address, self._variable(call)), None)
         if address and not detail.status:
             where = f"{detail.message} (at {place_of(address)})"
             detail = detail.model_copy(update={"message": where})
@@ -178,14 +193,34 @@ class SdkProvider(ABC, Generic[C]):
         return type(self)()
 
     async def warm(self, call: ProviderCall) -> None:
-        """Build the client of a call and open a connection; nothing is billed."""
+        """Build the client of a call and open a connection; nothing is billed.
+
+        A key that was not used yet is shown to the provider, who may refuse it;
+        for all else that is wrong the first call says what it costs.
+        """
         address, key = self._address(call), self._key(call)
-        opened = self._shared(address, self._variable(call), key)
+        variable = self._variable(call)
+        opened = self._shared(address, variable, key)
+        if not key or self._accepted.get((address, variable)) == key:
+            await _connect(opened)
+            return
+        error: Exception | None = None
         try:
             async with asyncio.timeout(_WARM_SECONDS):
-                await opened.http.head(str(opened.client.base_url))
-        except (httpx2.HTTPError, TimeoutError):
-            return  # the first call will say what is wrong, and what it costs
+                await self._list_models(opened.client)
+        except Exception as caught:  # noqa: BLE001 - explain() takes every kind
+            error = caught
+        detail = self.explain(error, key) if error else None
+        if detail is not None and detail.status == _WRONG_KEY:
+            raise ProviderError(detail)
+        self._accepted[address, variable] = key
+
+    async def keep(self) -> None:
+        """Use the connections to the provider's own address, so that they stay open."""
+        clients = self._clients.get(asyncio.get_running_loop(), {})
+        for (address, _), opened in clients.items():
+            if address is None:
+                await _connect(opened)
 
     async def close(self) -> None:
         """Close the clients of the running event loop."""
@@ -207,6 +242,10 @@ class SdkProvider(ABC, Generic[C]):
     @abstractmethod
     async def _stream(self, client: C, call: ProviderCall, answer: Answer) -> None:
         """Make the request and fill `answer` from the stream."""
+
+    @abstractmethod
+    async def _list_models(self, client: C) -> None:
+        """Make a request that costs nothing and needs the key."""
 
     @abstractmethod
     def _body(self, call: ProviderCall) -> Mapping[str, object]:
@@ -264,6 +303,13 @@ class SdkProvider(ABC, Generic[C]):
             opened = clients[address, variable] = self._open(address, key)
         self._use_key(opened.client, key)
         return opened
+
+
+async def _connect(opened: Opened[C]) -> None:
+    """Open a connection, or use the one there is."""
+    with suppress(httpx2.HTTPError, TimeoutError):  # the first call will say it
+        async with asyncio.timeout(_WARM_SECONDS):
+            await opened.http.head(str(opened.client.base_url))
 
 
 def read_usage(

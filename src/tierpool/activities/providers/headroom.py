@@ -1,0 +1,83 @@
+"""What a provider's headers say that it still takes; pure.
+
+Each limit (requests, tokens, input and output tokens) is a bucket that fills
+again: `reset` is the time until it is full.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tierpool.activities.providers.retry_hint import LONGEST_HINT, seconds_until
+from tierpool.budget.rates import Headroom
+
+__all__ = ["headroom"]
+
+_OPENAI = "x-ratelimit-remaining-"
+_ANTHROPIC = "anthropic-ratelimit-"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    what: str
+    """`requests`, `tokens`, `input-tokens`, `output-tokens`."""
+    remaining: float
+    limit: float | None
+    reset: float
+    """Seconds until it is full."""
+
+
+def headroom(headers: Mapping[str, str], tokens: int, now: datetime) -> Headroom | None:
+    """Return the tightest of the limits that the headers tell of.
+
+    Args:
+        headers: Of a response with status 200; names in lower case, or
+            case-insensitive.
+        tokens: What a call like this one counts for; 0 if unknown, then limits
+            of tokens are left out.
+        now: For resets that are times.
+
+    Returns:
+        None if nothing is told, or nothing that could be believed.
+    """
+    found = [_calls(bucket, tokens) for bucket in _buckets(headers, now)]
+    told = [one for one in found if one is not None]
+    return min(told, key=lambda one: one.calls, default=None)
+
+
+def _calls(bucket: _Bucket, tokens: int) -> Headroom | None:
+    size = 1 if bucket.what == "requests" else tokens
+    longest = LONGEST_HINT.total_seconds()
+    if size <= 0 or bucket.remaining < 0 or not 0 < bucket.reset <= longest:
+        return None
+    missing = (bucket.limit or 0) - bucket.remaining
+    speed = missing / bucket.reset if missing > 0 else 0.0
+    return Headroom(bucket.remaining / size, speed / size, bucket.reset)
+
+
+def _buckets(headers: Mapping[str, str], now: datetime) -> Iterator[_Bucket]:
+    for name in headers:
+        lower = name.lower()
+        if lower.startswith(_OPENAI):
+            what = lower.removeprefix(_OPENAI)
+            limit, reset = (f"x-ratelimit-{kind}-{what}" for kind in ("limit", "reset"))
+        elif lower.startswith(_ANTHROPIC) and lower.endswith("-remaining"):
+            what = lower.removeprefix(_ANTHROPIC).removesuffix("-remaining")
+            limit, reset = (f"{_ANTHROPIC}{what}-{kind}" for kind in ("limit", "reset"))
+        else:
+            continue
+        remaining = _number(headers[name])
+        wait = seconds_until(headers.get(reset, ""), now)
+        if remaining is not None and wait is not None:
+            yield _Bucket(what, remaining, _number(headers.get(limit, "")), wait)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,55 @@
+"""Limits that are applied to a running fleet, over those of its file."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from tierpool.contracts.wire import Wire
+
+__all__ = [
+    "APPLY_UPDATE",
+    "LIMITS_MEMO",
+    "AppliedLimits",
+    "LimitsRequest",
+    "PoolLimits",
+    "limits_id",
+]
+
+LIMITS_MEMO = "tierpool_limits"
+"""Memo of the workflow, where workers read them without asking anybody's worker."""
+
+APPLY_UPDATE = "apply"
+
+
+class PoolLimits(Wire):
+    """What can change of a pool while it runs; the keys of agents.yaml."""
+
+    min_instances: int
+    max_instances: int
+    scale_up_threshold: int
+    scale_down_idle_secs: int
+    max_requests_per_agent: int
+
+
+class LimitsRequest(Wire):
+    """Argument of the update `apply`."""
+
+    by: str = ""
+    """Who asks, for people."""
+    pools: dict[str, PoolLimits] = {}
+    """All of them, by tier; none: the files of the workers count again."""
+
+
+class AppliedLimits(Wire):
+    """What was applied last."""
+
+    generation: int = 0
+    """Counts what was applied; 0: nothing was."""
+    at: datetime | None = None
+    by: str = ""
+    pools: dict[str, PoolLimits] = {}
+
+
+def limits_id(fleet: str) -> str:
+    """Return the ID of the workflow that keeps a fleet's limits."""
+    return f"{fleet}-limits"

@@ -1,0 +1,132 @@
+"""What a worker process tells about itself and its pools.
+
+Goes into the server's registry of workers, where `tierpool status` reads it,
+and to whoever asks the process over HTTP. Numbers of one process; a pool is
+the sum over all of them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from tierpool.contracts.wire import Wire
+
+__all__ = ["Bound", "PoolReport", "Window", "WorkerReport"]
+
+Bound: TypeAlias = Literal["max", "rate", "budget", "backlog", "provider"]
+"""What keeps a pool from making more calls: its instances, a rate limit, money,
+too little to do, or the provider."""
+
+
+class Window(Wire):
+    """What happened within the last minutes, five at most."""
+
+    seconds: float = 0.0
+    """How long the window is."""
+    busy_seconds: float = 0.0
+    """Time that instances spent in calls."""
+    capacity_seconds: float = 0.0
+    """Time that as many instances as the limit allows would have had."""
+    completed: int = 0
+    """Calls that ended, the failed ones included."""
+    call_seconds: float = 0.0
+    """Duration of these calls, summed up."""
+
+    @property
+    def utilisation(self) -> float | None:
+        """Share of the capacity that was used; None without any capacity."""
+        if not self.capacity_seconds:
+            return None
+        return min(1.0, self.busy_seconds / self.capacity_seconds)
+
+    @property
+    def mean_seconds(self) -> float | None:
+        """Mean duration of a call; None without calls."""
+        return self.call_seconds / self.completed if self.completed else None
+
+    def __add__(self, other: Window) -> Window:
+        """Add what another process saw in the same time."""
+        return Window(
+            seconds=max(self.seconds, other.seconds),
+            busy_seconds=self.busy_seconds + other.busy_seconds,
+            capacity_seconds=self.capacity_seconds + other.capacity_seconds,
+            completed=self.completed + other.completed,
+            call_seconds=self.call_seconds + other.call_seconds,
+        )
+
+
+class PoolReport(Wire):
+    """One pool of one worker process at one moment."""
+
+    pool: str
+    """Name of the tier, or `tools`."""
+    models: tuple[str, ...] = ()
+    """`provider:model` of each of its queues, the tier's own first."""
+    limit: int = 0
+    """`max_instances` by now; 0 is a paused pool."""
+    ready: int = 0
+    """Instances that wait for a call."""
+    busy: int = 0
+    """Instances in a call, those that drain included."""
+    starting: int = 0
+    """Instances that are being built."""
+    cooldown: int = 0
+    """Instances that could take a call, but for their provider."""
+    draining: int = 0
+    """Busy instances that go when their call has ended."""
+    bound: Bound = "backlog"
+    reason: str = ""
+    """The bound in words."""
+    trouble: str = ""
+    """Why no instance can be built; then the process polls nothing."""
+    built: int = 0
+    """Instances built since the start."""
+    calls: int = 0
+    """Calls that have ended since the start."""
+    failed: int = 0
+    """Those of them that gave no reply."""
+    call_seconds: float = 0.0
+    """Duration of all of them."""
+    window: Window = Window()
+    backlog: int = 0
+    """Tasks that wait on the pool's queues, in the whole fleet; approximate."""
+    oldest_seconds: float = 0.0
+    """Age of the oldest of them."""
+    arrivals_per_second: float = 0.0
+    """Of the whole fleet, mean over 30 s."""
+
+
+class WorkerReport(Wire):
+    """One worker process at one moment."""
+
+    id: str
+    """Unique; a restarted process has another."""
+    fleet: str
+    serves: tuple[str, ...] = ()
+    """`flows`, `tools`, `control` and names of tiers."""
+    state: Literal["starting", "running", "draining"] = "starting"
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+    """Of tierpool."""
+    started: datetime
+    at: datetime
+    """When this was true, by the clock of the process."""
+    memory_bytes: int = 0
+    """Resident memory of the process."""
+    file: dict[str, str] = {}
+    """What its fleet file says of all that cannot change while it runs, by place."""
+    limits: int = 0
+    """Generation of the applied limits that it follows; 0: those of its file."""
+    pools: tuple[PoolReport, ...] = ()
+
+    @property
+    def calls(self) -> int:
+        """Calls that have ended since the start, of all pools."""
+        return sum(pool.calls for pool in self.pools)
+
+    @property
+    def busy(self) -> int:
+        """Calls under way."""
+        return sum(pool.busy for pool in self.pools)

@@ -1,0 +1,204 @@
+"""Admission: whether a process may poll for a call, and whether a call may start.
+
+The one place where this is decided, for each pool and process. The queue in
+Temporal is the truth about what waits, because nothing waits in the workers:
+what cannot start is not polled for. A poll that was under way when the gate
+closed may still bring a call; that one waits a second, and then goes back to
+its workflow, which waits in a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+from tierpool.budget.rates import Headroom
+from tierpool.contracts.reports import Bound, PoolReport
+from tierpool.errors import ModelUnavailable, NotAdmitted
+from tierpool.pools.instances import Instance, Pool, PoolView
+from tierpool.pools.throttle import Throttle
+
+__all__ = ["Admitted", "Gate", "bound_of"]
+
+_COME_BACK = timedelta(seconds=2)
+"""Until then a call that was sent back waits at least."""
+_PATIENCE = 1.0
+"""Seconds that a call waits for a gate that closed while it was on its way."""
+
+
+class Slots(Protocol):
+    """The slots of one task queue, as far as the gate counts them."""
+
+    name: str
+    """Of the task queue."""
+    issued: int
+    """Slots that pollers and calls hold."""
+    used: int
+    """Slots that calls hold."""
+
+
+@dataclass
+class Admitted:
+    """A call that may start: its instance, and whom it tells of the answer."""
+
+    instance: Instance[Any]
+    throttle: Throttle | None
+    pool: Pool[Any]
+    first: bool
+    """Whether it goes to the tier's own model."""
+
+    @property
+    def agent(self) -> Any:
+        """What the instance calls models with."""
+        return self.instance.agent
+
+    def broken(self) -> None:
+        """Say that the instance's connections are in doubt: it is replaced."""
+        self.instance.failed = True
+
+    def refused_key(self, reason: str) -> None:
+        """Say that the provider does not take the key: nothing can be called.
+
+        A fallback with a key of its own is left alone for a while instead.
+        """
+        self.broken()
+        if self.first:
+            self.pool.doubt(reason)
+        elif self.throttle is not None:
+            self.throttle.refused()
+
+    def answered(self, told: Headroom | None) -> None:
+        """Say that the provider answered, and what it still takes."""
+        if self.throttle is not None:
+            self.throttle.answered(told)
+
+    def refused(self, retry_after: timedelta | None) -> None:
+        """Say that the provider takes no more for now (429 or 529)."""
+        if self.throttle is not None:
+            self.throttle.refused(retry_after.total_seconds() if retry_after else None)
+
+
+@dataclass
+class Gate:
+    """Decides for one pool of this process."""
+
+    pool: Pool[Any]
+    throttles: dict[str, Throttle]
+    """By task queue, the tier's own first; empty for tools."""
+    queues: list[Slots] = field(default_factory=list)
+
+    def opens_for(self, queue: Slots) -> bool:
+        """Tell whether a queue may have one more slot.
+
+        A slot counts from its reservation in its own queue, and from its use in
+        the others: idle pollers of one queue would starve the others.
+        """
+        if self.pool.trouble:
+            return False
+        used = sum(other.used for other in self.queues if other is not queue)
+        if queue.issued + used >= self.pool.limit:
+            return False
+        throttle = self.throttles.get(queue.name)
+        if throttle is None:
+            return True
+        if self._elsewhere(queue.name, throttle):
+            return True  # to be sent on to the fallback
+        polling = queue.issued - queue.used
+        return throttle.under_way + polling < throttle.room
+
+    @asynccontextmanager
+    async def admit(self, queue: str) -> AsyncIterator[Admitted]:
+        """Let a call of a queue start, with an instance of its own.
+
+        Raises:
+            NotAdmitted: if it cannot start now; nothing was sent.
+            TierpoolError: if no instance can be built.
+        """
+        throttle = self.throttles.get(queue)
+        if throttle is not None and self._elsewhere(queue, throttle):
+            wait = timedelta(seconds=throttle.closed_for)
+            raise ModelUnavailable(throttle.why(), retry_after=wait)
+        await self._open(throttle)
+        if throttle is not None:
+            throttle.begin()
+        try:
+            async with self.pool.lend() as instance:
+                first = queue == next(iter(self.throttles), "")
+                yield Admitted(instance, throttle, self.pool, first)
+        finally:
+            if throttle is not None:
+                throttle.end()
+                self._look_again_after(throttle.closed_for)
+
+    def report(self, models: tuple[str, ...] = ()) -> PoolReport:
+        """Show the pool as it is now."""
+        view, meter = self.pool.view(), self.pool.meter
+        bound, reason = bound_of(view, list(self.throttles.values()))
+        room = self._room()
+        startable = max(0.0, min(view.limit, room) - view.busy)
+        cooling = max(0, view.ready - int(startable)) if room < view.limit else 0
+        return PoolReport(
+            pool=self.pool.name,
+            models=models,
+            limit=view.limit,
+            ready=view.ready - cooling,
+            busy=view.busy,
+            starting=view.starting,
+            cooldown=cooling,
+            draining=view.draining,
+            bound=bound,
+            reason=reason,
+            trouble=view.trouble,
+            built=view.built,
+            calls=meter.calls,
+            failed=meter.failed,
+            call_seconds=meter.call_seconds,
+            window=meter.window(),
+        )
+
+    def _elsewhere(self, queue: str, throttle: Throttle) -> bool:
+        """Tell whether a call should go to the tier's next model at once."""
+        last = next(reversed(self.throttles))
+        return throttle.unavailable and queue != last
+
+    def _room(self) -> float:
+        rooms = [throttle.room for throttle in self.throttles.values()]
+        return sum(rooms) if rooms else math.inf
+
+    async def _open(self, throttle: Throttle | None) -> None:
+        """Wait a moment for a pool in trouble, and for a provider that cools down."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while self.pool.trouble or (throttle is not None and throttle.full):
+                    if throttle is not None:
+                        self._look_again_after(throttle.closed_for)
+                    await self.pool.change()
+        except TimeoutError:
+            wait = timedelta(seconds=throttle.closed_for if throttle else 0)
+            raise NotAdmitted(
+                self.pool.trouble or (throttle.why() if throttle else ""),
+                retry_after=max(wait, _COME_BACK),
+            ) from None
+
+    def _look_again_after(self, seconds: float) -> None:
+        if seconds:
+            loop = asyncio.get_running_loop()
+            loop.call_later(seconds, self.pool.changed)
+
+
+def bound_of(view: PoolView, throttles: list[Throttle]) -> tuple[Bound, str]:
+    """Say what keeps a pool of this process from making more calls."""
+    if view.trouble:
+        return "provider", view.trouble
+    if not view.limit:
+        return "max", "paused: max_instances is 0"
+    if throttles and all(throttle.full for throttle in throttles):
+        return "provider", "; ".join(throttle.why() for throttle in throttles)
+    if view.busy >= view.limit:
+        return "max", f"all {view.limit} instances are busy"
+    return "backlog", "instances are free"

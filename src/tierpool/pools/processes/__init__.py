@@ -1,0 +1,1 @@
+"""Worker processes of one machine: how many there are, and their supervisor."""

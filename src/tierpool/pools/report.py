@@ -1,0 +1,90 @@
+"""What this process tells about itself: one report of all that it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from tierpool.contracts.reports import PoolReport, WorkerReport
+from tierpool.pools.gate import Gate
+from tierpool.pools.statistics import QueueStatistics
+
+__all__ = ["Reporter"]
+
+_STATM = Path("/proc/self/statm")
+
+
+@dataclass
+class Reporter:
+    """Puts the report together; used on the event loop that runs the workers."""
+
+    fleet: str
+    version: str
+    """Of tierpool."""
+    serves: tuple[str, ...]
+    """`flows`, `tools`, `control` and names of tiers."""
+    gates: Mapping[str, Gate]
+    """Of the pools that this process serves."""
+    models: Mapping[str, tuple[str, ...]]
+    """`provider:model` of each of a pool's queues."""
+    file: Mapping[str, str]
+    """What the fleet file says of all that cannot change live."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    state: Literal["starting", "running", "draining"] = "starting"
+    limits: int = 0
+    """Generation of the applied limits that are followed."""
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when people should not wait for the next report."""
+    statistics: dict[str, QueueStatistics] = field(default_factory=dict)
+    """What the server said last of each pool's queues together."""
+
+    def report(self) -> WorkerReport:
+        """Return what is true now."""
+        return WorkerReport(
+            id=self.id,
+            fleet=self.fleet,
+            serves=self.serves,
+            state=self.state,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=self.version,
+            started=self.started,
+            at=datetime.now(UTC),
+            memory_bytes=_memory(),
+            file=dict(self.file),
+            limits=self.limits,
+            pools=tuple(self._pool(name, gate) for name, gate in self.gates.items()),
+        )
+
+    def _pool(self, name: str, gate: Gate) -> PoolReport:
+        made = gate.report(self.models.get(name, ()))
+        seen = self.statistics.get(name)
+        if seen is None:
+            return made
+        return made.model_copy(
+            update={
+                "backlog": seen.backlog,
+                "oldest_seconds": seen.oldest.total_seconds(),
+                "arrivals_per_second": seen.added_per_second,
+            }
+        )
+
+
+def _memory() -> int:
+    """Return the resident memory in bytes; where that is not told, its peak."""
+    try:
+        pages = int(_STATM.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,76 @@
+"""Keeps the limits that were applied to a running fleet.
+
+An entity: one for each fleet, started by `tierpool apply`, for good. Workers
+read its memo, so that nothing but the server has to be there for them.
+"""
+
+from __future__ import annotations
+
+from temporalio import workflow
+
+from tierpool.contracts.limits import (
+    APPLY_UPDATE,
+    LIMITS_MEMO,
+    AppliedLimits,
+    LimitsRequest,
+)
+from tierpool.workflows.render import escape_markdown
+
+__all__ = ["LimitsWorkflow"]
+
+
+@workflow.defn
+class LimitsWorkflow:
+    """What was applied last, as an entity."""
+
+    @workflow.init
+    def __init__(self, applied: AppliedLimits) -> None:
+        """Go on from what the run before had."""
+        self._applied = applied
+
+    @workflow.run
+    async def run(self, applied: AppliedLimits) -> None:
+        """Wait for updates, run after run."""
+        self._show()
+        await workflow.wait_condition(
+            lambda: workflow.info().is_continue_as_new_suggested()
+        )
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        workflow.continue_as_new(self._applied, memo=self._memo())
+
+    @workflow.update(name=APPLY_UPDATE, description="replace the limits")
+    def apply(self, request: LimitsRequest) -> AppliedLimits:
+        """Take limits in place of those before, all of them at once."""
+        same = request.pools == self._applied.pools and self._applied.generation
+        if not same:
+            self._applied = AppliedLimits(
+                generation=self._applied.generation + 1,
+                at=workflow.now(),
+                by=request.by,
+                pools=request.pools,
+            )
+            workflow.upsert_memo(self._memo())
+            self._show()
+        return self._applied
+
+    @workflow.query(description="what was applied last")
+    def limits(self) -> AppliedLimits:
+        """Return what was applied last."""
+        return self._applied
+
+    def _memo(self) -> dict[str, str]:
+        return {LIMITS_MEMO: self._applied.model_dump_json()}
+
+    def _show(self) -> None:
+        """Write the limits where people look."""
+        known = self._applied
+        lines = [f"generation {known.generation}, by {escape_markdown(known.by)}", ""]
+        if known.pools:
+            lines += ["| pool | min | max |", "|---|---|---|"]
+        else:
+            lines.append("nothing is applied: the files of the workers count")
+        lines += [
+            f"| {escape_markdown(name)} | {pool.min_instances} | {pool.max_instances} |"
+            for name, pool in known.pools.items()
+        ]
+        workflow.set_current_details("\n".join(lines))

@@ -1,0 +1,169 @@
+"""A worker polls only for what it could start: refusing providers, bad keys, fallbacks."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from tierpool.client import flow_result, gates_of, pools_of
+from tierpool.pools.gate import Gate
+from tierpool.pools.instances import Pool
+from tierpool.testing import Overloaded, RateLimited, Reply, ScriptedProvider
+
+from .conftest import FLEET, Running, Start
+
+ROLES = """
+agents:
+  reviewer: {prompt: "Review.\\n", tier: nano, max_attempts: 9}
+flows:
+  review:
+    initial: incoming
+    transitions:
+      "incoming -> done": {agent: reviewer}
+"""
+WITH_KEY = FLEET.replace(
+    "base_url: BASE_URL/v1", "base_url: BASE_URL/v1\n    api_key_env: OPENAI_API_KEY", 1
+)
+KEY = "sk-test-0123456789abcdef"  # as the fixture sets it
+WITH_FALLBACK = FLEET.replace(
+    "pool: {max_instances: 4}",
+    """fallback:
+      - model: openai:spare
+        base_url: BASE_URL/v1
+        price: {input_usd_per_mtok: 3, output_usd_per_mtok: 4}
+    pool: {max_instances: 4}""",
+    1,
+)
+
+
+def nano(fleet: Running) -> Pool[Any]:
+    return pools_of(fleet.client)["nano"]
+
+
+def gate(fleet: Running) -> Gate:
+    return gates_of(fleet.client)["nano"]
+
+
+async def test_refused_key_closes_the_pool_until_it_is_accepted(running: Start) -> None:
+    """With a key that is not taken nothing is polled; items wait, and then go on."""
+    fleet = await running(ROLES, base=WITH_KEY)
+    fleet.provider.default(Reply("fine"))
+    first = await fleet.run("review")
+    fleet.provider.keys = frozenset()
+
+    refused = await fleet.run("review")
+    handle = await fleet.start("review")
+    await asyncio.sleep(2)
+    report, calls = gate(fleet).report(), fleet.provider.accounting.calls
+    fleet.provider.keys = frozenset([KEY])
+    result = await flow_result(handle)
+
+    assert ("done", "failed", "done") == (first.state, refused.state, result.state)
+    assert "HTTP 401" in refused.reason
+    assert (1, "provider") == (calls, report.bound)
+    assert "HTTP 401" in report.trouble
+    assert KEY not in report.model_dump_json()
+    assert 2 == fleet.provider.accounting.calls
+    assert "" == gate(fleet).report().trouble
+
+
+async def test_key_is_asked_for_before_the_first_poll(
+    running: Start, provider: ScriptedProvider
+) -> None:
+    """A pool whose key was never taken begins in trouble; its items lose nothing."""
+    provider.keys = frozenset()
+    fleet = await running(ROLES, base=WITH_KEY)
+    fleet.provider.default(Reply("fine"))
+    begun = nano(fleet).view()
+    handle = await fleet.start("review")
+    await asyncio.sleep(1)
+    fleet.provider.keys = None
+
+    result = await flow_result(handle)
+
+    assert (0, 0) == (begun.ready, begun.built)
+    assert "HTTP 401" in begun.trouble
+    assert ("done", 1) == (result.state, result.attempts)
+    assert 1 == fleet.provider.accounting.calls
+
+
+async def test_provider_that_asks_for_time_gets_it_without_a_slot(
+    running: Start,
+) -> None:
+    """After one 429 the pool sends nothing until the time is over; then all is made."""
+    fleet = await running(ROLES)
+    fleet.provider.script(RateLimited(wait=timedelta(seconds=3)))
+    fleet.provider.default(Reply("fine"))
+    refused = await fleet.start("review")
+    await fleet.provider.until(lambda books: books.calls == 1 and not books.in_flight)
+    handles = [await fleet.start("review") for _ in range(9)]
+    await asyncio.sleep(1.5)
+    during = gate(fleet).report()
+    calls = fleet.provider.accounting.calls
+
+    results = [await flow_result(handle) for handle in [refused, *handles]]
+
+    assert 1 == calls
+    assert ("provider", 0) == (during.bound, during.busy)
+    assert "openai:small takes no calls for" in during.reason
+    assert during.ready + during.cooldown >= 1
+    assert during.cooldown >= 1
+    assert ["done"] * 10 == [result.state for result in results]
+    assert 11 == fleet.provider.accounting.calls
+
+
+async def test_provider_that_refuses_for_ever_is_asked_less_and_less(
+    running: Start,
+) -> None:
+    """Many items against 429s for ever: a few requests, no slot held, then recovery."""
+    fleet = await running(ROLES)
+    fleet.provider.default(RateLimited(dialect="none"))
+    handles = [await fleet.start("review") for _ in range(20)]
+    await fleet.provider.until(lambda books: books.calls >= 4)
+    await asyncio.sleep(5)
+    calls, during = fleet.provider.accounting.calls, gate(fleet).report()
+    fleet.provider.default(Reply("fine"))
+    results = await asyncio.gather(*(flow_result(handle) for handle in handles))
+
+    assert calls <= 12
+    assert ("provider", 0) == (during.bound, during.busy)
+    assert ["done"] * 20 == [result.state for result in results]
+
+
+async def test_items_go_to_the_fallback_and_come_back(running: Start) -> None:
+    """While the first model is overloaded the second serves; later the first again."""
+    fleet = await running(ROLES, base=WITH_FALLBACK)
+    down = True
+    fleet.provider.on(lambda r: down and r.model == "small", Overloaded())
+    fleet.provider.default(Reply("fine"))
+    results = await asyncio.gather(*(fleet.run("review") for _ in range(12)))
+    refused = sum(r.model == "small" for r in fleet.provider.requests)
+    down = False
+    gate(fleet).throttles[f"{fleet.fleet.name}-nano"].answered()
+    gate(fleet).throttles[f"{fleet.fleet.name}-nano"]._closed_until = 0.0
+    fleet.provider.requests.clear()
+    await asyncio.gather(*(fleet.run("review") for _ in range(4)))
+
+    assert ["done"] * 12 == [result.state for result in results]
+    assert refused <= 8
+    assert {"small"} == {r.model for r in fleet.provider.requests}
+
+
+async def test_headers_slow_a_pool_down_before_it_is_refused(running: Start) -> None:
+    """With 1 request left of the minute, 4 instances send one at a time."""
+    fleet = await running(ROLES)
+    told = {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "60s",
+    }
+    fleet.provider.script(Reply("fine", headers=told))
+    fleet.provider.default(Reply("fine"))
+    await fleet.run("review")
+    closed = gate(fleet).throttles[f"{fleet.fleet.name}-nano"].closed_for
+
+    result = await fleet.run("review")
+
+    assert 0 < closed <= 1
+    assert ("done", 1) == (result.state, result.attempts)
