@@ -8,6 +8,7 @@ attempt in flight.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ from tierpool.pools.announce import say, say_again_and_again
 from tierpool.pools.endpoint import Listen, serve_endpoint
 from tierpool.pools.limits import Follower
 from tierpool.pools.report import Reporter
+from tierpool.replies import check_schema
 
 __all__ = ["DEFAULT_GRACE", "Served", "exit_now", "run_workers", "stop_on_signals"]
 
@@ -114,7 +116,7 @@ async def run_workers(
         raise ConfigError(problems)
     if not queues:
         raise TierpoolError("nothing to run: name flows, tools, control or a pool")
-    _import_providers(fleet, served)
+    _load(fleet, served)
     reporter = _reporter(client, fleet, served)
     async with AsyncExitStack() as stack:
         if listen is not None:
@@ -214,11 +216,14 @@ async def _until_stopped(
             raise result
 
 
-def _import_providers(fleet: LoadedFleet, served: Served) -> None:
-    """Import the SDKs before the first call needs them."""
+def _load(fleet: LoadedFleet, served: Served) -> None:
+    """Import the SDKs and compile the schemas before the first call needs them."""
     for name in served.pools:
         for model in fleet.snapshot.tiers[name].models:
             provider_for(model.model)
+    for role in fleet.snapshot.roles.values() if served.pools else ():
+        if role.output is not None:
+            check_schema(json.loads(fleet.snapshot.parts[role.output.hash]))
 
 
 @contextmanager

@@ -22,8 +22,9 @@ from temporalio.worker import Worker
 from tests.histories.own_workflow import OWN, Book, RoutedWriter
 
 from tierpool import TierpoolPlugin, load_fleet, start_flow
-from tierpool.client import ItemHandle
+from tierpool.client import ItemHandle, fleet_of
 from tierpool.contracts import HumanDecision, ItemStatus, Usage
+from tierpool.pools.apply import apply_limits, pool_limits
 from tierpool.testing import (
     Overloaded,
     RateLimited,
@@ -152,12 +153,33 @@ async def routed(client: Client, provider: ScriptedProvider) -> Any:
     return handle
 
 
+async def passed_by(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Fail over; the next call of the item passes the first model by."""
+    provider.script(
+        Reply("plan"), Overloaded(), Overloaded(), verdict("reject"), Reply("plan 2"),
+        verdict("approve"),
+    )  # fmt: skip
+    return await start_flow(client, "reviewed", DOUBTFUL, id="recorded-passed-by")
+
+
+async def limited(client: Client, provider: ScriptedProvider) -> Any:
+    """Apply limits to the fleet twice, and withdraw them."""
+    pools = pool_limits(fleet_of(client))
+    more = pools["nano"].model_copy(update={"max_instances": 20})
+    await apply_limits(client, "recorded", pools, "recorder")
+    await apply_limits(client, "recorded", pools | {"nano": more}, "recorder")
+    await apply_limits(client, "recorded", {}, "recorder")
+    handle = client.get_workflow_handle("recorded-limits")
+    await handle.terminate("recorded")
+    return handle
+
+
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
     {
         made.__name__: made
         for made in (
             *(reviewed, verified, released, troubled, cancelled, routed),
-            *(paused, denied, shared, chapter),
+            *(paused, denied, shared, chapter, passed_by, limited),
         )
     }
 )

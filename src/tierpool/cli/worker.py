@@ -101,7 +101,7 @@ async def command(args: argparse.Namespace) -> int:
             "nothing to run: pass --flows, --tools, --control or --pool TIER"
         )
     if args.processes is not None:
-        return await _supervise(args, fleet)
+        return await _supervise(args)
     for name in ("recycle_requests", "recycle_age", "recycle_memory"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
@@ -128,7 +128,7 @@ async def _work(args: argparse.Namespace, fleet: LoadedFleet, served: Served) ->
     return DONE
 
 
-async def _supervise(args: argparse.Namespace, fleet: LoadedFleet) -> int:
+async def _supervise(args: argparse.Namespace) -> int:
     """Run as many processes as are called for."""
     least, most = args.processes
     memory = args.recycle_memory
@@ -140,8 +140,7 @@ async def _supervise(args: argparse.Namespace, fleet: LoadedFleet) -> int:
         age=args.recycle_age,
         memory_bytes=None if memory is None else memory * 1_000_000,
     )
-    pools = {name: tier.pool for name, tier in fleet.fleet.tiers.items()}
-    supervisor = Supervisor(child_options(args), limits, pools)
+    supervisor = Supervisor(child_options(args), limits)
     listen = _listen(args)
     async with AsyncExitStack() as stack:
         if listen is not None:

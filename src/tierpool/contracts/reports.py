@@ -65,6 +65,10 @@ class PoolReport(Wire):
     """`provider:model` of each of its queues, the tier's own first."""
     limit: int = 0
     """`max_instances` by now; 0 is a paused pool."""
+    scale_up_threshold: int = 4
+    """Backlog above which one process more is called for."""
+    scale_down_idle_secs: int = 300
+    """Time after which idle instances, and processes, go."""
     ready: int = 0
     """Instances that wait for a call."""
     busy: int = 0

@@ -37,6 +37,7 @@ from tierpool.pools.statistics import queue_statistics
 
 __all__ = ["apply_limits", "pool_limits", "refusals", "wait_for_followers"]
 
+_LOOKS = 6
 _UPDATE_TIMEOUT = timedelta(seconds=20)
 _FOLLOW_SECONDS = 3 * EVERY.total_seconds()
 
@@ -83,9 +84,15 @@ def _why(place: str, running: set[str]) -> str:
 
 
 async def apply_limits(
-    client: Client, fleet: str, pools: Mapping[str, PoolLimits]
+    client: Client, fleet: str, pools: Mapping[str, PoolLimits], by: str = ""
 ) -> AppliedLimits:
-    """Replace the limits of a running fleet; no pools: those of the files count again.
+    """Replace the limits of a running fleet.
+
+    Args:
+        client: Of the fleet's server.
+        fleet: Its name.
+        pools: By tier; none: those of the workers' files count again.
+        by: Who applies, for people; default: the user and the machine.
 
     Raises:
         TierpoolError: if no process keeps the limits.
@@ -93,7 +100,7 @@ async def apply_limits(
     """
     queue = f"{fleet}-control"
     try:
-        if not (await queue_statistics(client, queue, workflows=True)).pollers:
+        if not await _is_polled(client, queue):
             raise TierpoolError(
                 f"nobody keeps the limits of the fleet {fleet}; start "
                 "`tierpool worker --control` beside its other workers"
@@ -108,7 +115,7 @@ async def apply_limits(
         )
         applied: AppliedLimits = await client.execute_update_with_start_workflow(
             APPLY_UPDATE,
-            LimitsRequest(by=_who(), pools=dict(pools)),
+            LimitsRequest(by=by or _who(), pools=dict(pools)),
             start_workflow_operation=start,
             result_type=AppliedLimits,
             rpc_timeout=_UPDATE_TIMEOUT,
@@ -121,6 +128,15 @@ async def apply_limits(
             f"`--control` must be up, and the fleet file's `fleet` be {fleet}"
         ) from error
     return applied
+
+
+async def _is_polled(client: Client, queue: str) -> bool:
+    """Tell whether anybody serves a queue; a worker may just be starting."""
+    for _ in range(_LOOKS):
+        if (await queue_statistics(client, queue, workflows=True)).pollers:
+            return True
+        await asyncio.sleep(0.5)
+    return False
 
 
 async def wait_for_followers(

@@ -128,7 +128,7 @@ class Gate:
             throttle.begin()
         try:
             async with self.pool.lend() as instance:
-                first = queue == next(iter(self.throttles), "")
+                first = queue == next(iter(self.throttles), None)
                 yield Admitted(instance, throttle, self.pool, first)
         finally:
             if throttle is not None:
@@ -146,6 +146,8 @@ class Gate:
             pool=self.pool.name,
             models=models,
             limit=view.limit,
+            scale_up_threshold=self.pool.spec.scale_up_threshold,
+            scale_down_idle_secs=self.pool.spec.scale_down_idle_secs,
             ready=view.ready - cooling,
             busy=view.busy,
             starting=view.starting,

@@ -23,7 +23,14 @@ from tierpool.pools.limits import applied_limits
 from tierpool.pools.statistics import QueueStatistics, queue_statistics, together
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE
 
-__all__ = ["FleetStatus", "ItemCount", "PoolStatus", "observe", "pool_status"]
+__all__ = [
+    "FleetStatus",
+    "ItemCount",
+    "PoolStatus",
+    "notes_on",
+    "observe",
+    "pool_status",
+]
 
 _ITEMS_COUNTED = 5000
 _UNDERSIZED, _OVERSIZED = 0.8, 0.2
@@ -126,7 +133,7 @@ async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
         limits=limits,
         items=items,
         items_complete=complete,
-        notes=tuple(_notes(pools, reports, limits)),
+        notes=tuple(notes_on(pools, reports, limits)),
     )
 
 
@@ -192,7 +199,7 @@ def _sizing(window: Window) -> Literal["", "undersized", "oversized"]:
     return "oversized" if used < _OVERSIZED else ""
 
 
-def _notes(
+def notes_on(
     pools: Sequence[PoolStatus],
     reports: Sequence[WorkerReport] | None,
     limits: AppliedLimits,

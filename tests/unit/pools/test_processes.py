@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tierpool.blueprint import PoolSpec
 from tierpool.contracts.reports import PoolReport, WorkerReport
 from tierpool.pools.processes.decisions import (
     Action,
@@ -21,7 +20,6 @@ from tierpool.pools.processes.decisions import (
 from tierpool.pools.processes.labelled import labelled
 from tierpool.pools.processes.view import Ended, Limits, Process
 
-NANO = PoolSpec(max_instances=10, scale_up_threshold=4, scale_down_idle_secs=300)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SIGKILLED = -9
 
@@ -44,7 +42,6 @@ class Machine:
     """Processes that do as they are told, and a supervisor that decides."""
 
     limits: Limits
-    specs: dict[str, PoolSpec] = field(default_factory=lambda: {"nano": NANO})
     now: float = 1000.0
     running: dict[int, Process] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
@@ -62,7 +59,7 @@ class Machine:
     def decide(self, seen: Sequence[Process]) -> list[str]:
         ended, self.ended = self.ended, []
         self.running = {one.index: one for one in seen}
-        self.last = decide(self.state, self.limits, self.specs, seen, ended, self.now)
+        self.last = decide(self.state, self.limits, seen, ended, self.now)
         self.state = self.last.state
         for action in self.last.actions:
             self.act(action)
@@ -377,8 +374,7 @@ class TestResizing:
 
     def test_longest_patience_of_several_pools_counts(self) -> None:
         made = machine(1, 2, up=2)
-        made.specs["premium"] = PoolSpec(scale_down_idle_secs=900)
-        made.tell(IDLE, pool("premium", limit=1))
+        made.tell(IDLE, pool("premium", limit=1, scale_down_idle_secs=900))
 
         assert [] == made.look(898)
         assert 1 == len(made.look(2))

@@ -7,11 +7,10 @@ and acts. Times are seconds of one clock that only goes forward.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tierpool.blueprint import PoolSpec
 from tierpool.pools.processes.backoff import HEALTHY_SECONDS, Backoff
 from tierpool.pools.processes.threshold import Pressure, wish
 from tierpool.pools.processes.view import Ended, Limits, Process
@@ -69,7 +68,6 @@ class Decision:
 def decide(
     state: State,
     limits: Limits,
-    specs: Mapping[str, PoolSpec],
     seen: Sequence[Process],
     ended: Sequence[Ended],
     now: float,
@@ -79,7 +77,6 @@ def decide(
     Args:
         state: What the last decision left.
         limits: What the user asked for.
-        specs: The pools of the fleet, by name.
         seen: All processes that run.
         ended: Those that have ended since the last decision.
         now: The time.
@@ -93,7 +90,7 @@ def decide(
     state, drains = _finish_replacing(state, active)
     reason = ""
     if not kills and not drains:
-        state, reason, drains = _resize(state, limits, specs, active, now)
+        state, reason, drains = _resize(state, limits, active, now)
     leaving = {action.index for action in drains}
     staying = [one for one in active if one.index not in leaving]
     free = _free_indexes(seen)
@@ -164,7 +161,6 @@ def _finish_replacing(
 def _resize(
     state: State,
     limits: Limits,
-    specs: Mapping[str, PoolSpec],
     active: Sequence[Process],
     now: float,
 ) -> tuple[State, str, list[Action]]:
@@ -173,7 +169,7 @@ def _resize(
     fresh = all(one.answers_by(now) for one in active)
     if not reports or len(reports) < len(active) or not fresh:
         return replace(state, pressure=Pressure()), "", []
-    pressure, wished = wish(state.pressure, reports, specs, now)
+    pressure, wished = wish(state.pressure, reports, now)
     state = replace(state, pressure=pressure)
     if not limits.least <= state.wanted + wished.change <= limits.most:
         return state, "", []

@@ -12,12 +12,11 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from tierpool.blueprint import PoolSpec
 from tierpool.pools.processes.children import Child, spawn
 from tierpool.pools.processes.decisions import Action, State, decide, drain_all
 from tierpool.pools.processes.view import Ended, Limits
@@ -40,8 +39,6 @@ class Supervisor:
     options: Sequence[str]
     """Of each worker."""
     limits: Limits
-    specs: Mapping[str, PoolSpec]
-    """The pools of the fleet, by name."""
     clock: Callable[[], float] = time.monotonic
     children: dict[int, Child] = field(default_factory=dict)
     """Those that run, by index."""
@@ -97,7 +94,7 @@ class Supervisor:
                 return int(self._failed)
             actions: Sequence[Action] = drain_all(seen, self.limits, now)
         else:
-            decision = decide(self.state, self.limits, self.specs, seen, ended, now)
+            decision = decide(self.state, self.limits, seen, ended, now)
             self.state, actions = decision.state, decision.actions
             if decision.status is not None:
                 _log.error("supervisor.gave_up", status=decision.status)

@@ -5,11 +5,10 @@ Pure. It reacts to what is; nothing is forecast.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tierpool.blueprint import PoolSpec
 from tierpool.contracts.reports import PoolReport, WorkerReport
 
 __all__ = ["Pressure", "Wish", "wish"]
@@ -40,7 +39,6 @@ class Wish:
 def wish(
     before: Pressure,
     reports: Sequence[WorkerReport],
-    specs: Mapping[str, PoolSpec],
     now: float,
 ) -> tuple[Pressure, Wish]:
     """Weigh the reports of all processes that take calls; at least one.
@@ -51,14 +49,11 @@ def wish(
     Args:
         before: What the last call returned; afresh after every change.
         reports: What the processes said, all of them just now.
-        specs: The pools of the fleet, by name.
         now: Seconds.
     """
     names = sorted({pool.pool for report in reports for pool in report.pools})
     pools = {name: [_pool(report, name) for report in reports] for name in names}
-    # the tools have no entry in the file
-    spec = {name: specs.get(name) or PoolSpec() for name in names}
-    full = [n for n in names if _is_full(pools[n], spec[n].scale_up_threshold)]
+    full = [name for name in names if _is_full(pools[name])]
     if full:
         crowded = before.crowded + 1
         if crowded < _CROWDED_TIMES:
@@ -67,7 +62,8 @@ def wish(
     if not all(_one_less_does(pools[name]) for name in names):
         return Pressure(), Wish()
     since = now if before.idle_since is None else before.idle_since
-    patience = max((one.scale_down_idle_secs for one in spec.values()), default=0)
+    known = [pool for report in reports for pool in report.pools]
+    patience = max((pool.scale_down_idle_secs for pool in known), default=0)
     if now - since < patience:
         return Pressure(idle_since=since), Wish()
     return Pressure(idle_since=since), Wish(-1, "one process less will do")
@@ -78,7 +74,8 @@ def _pool(report: WorkerReport, name: str) -> PoolReport:
     return next((pool for pool in report.pools if pool.pool == name), none)
 
 
-def _is_full(pools: Sequence[PoolReport], threshold: int) -> bool:
+def _is_full(pools: Sequence[PoolReport]) -> bool:
+    threshold = max(pool.scale_up_threshold for pool in pools)
     backlog = max(pool.backlog for pool in pools)  # each sees the whole queue
     # a paused pool is bound by its limit as well
     return backlog > threshold and all(p.bound == "max" and p.limit for p in pools)
