@@ -47,7 +47,11 @@ class FleetProcess:
         return [one for one in self._lines if wanted.items() <= one.items()]
 
     async def saw(
-        self, name: str, count: int = 1, within_s: float = _READY_WITHIN_S, **fields: Any
+        self,
+        name: str,
+        count: int = 1,
+        within_s: float = _READY_WITHIN_S,
+        **fields: Any,
     ) -> dict[str, Any]:
         """Wait until an event has come so often; return that one.
 
@@ -58,7 +62,9 @@ class FleetProcess:
         while len(found := self.events(name, **fields)) < count:
             if self.process.returncode is not None or time.monotonic() > end:
                 sys.stderr.write(self.log.read_text(errors="replace")[-3000:])
-                raise RuntimeError(f"{count} × {name} did not come from {self.pid}")
+                raise RuntimeError(
+                    f"the event {name} did not come {count} times from {self.pid}"
+                )
             await asyncio.sleep(0.02)
         return found[count - 1]
 

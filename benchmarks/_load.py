@@ -71,6 +71,8 @@ class Variant:
     """Plain Temporal, `call_agent` in a user's own workflow, or FlowWorkflow."""
     routed: bool = False
     """The role has `tier: auto`, so that each call is classified."""
+    pooled: bool = True
+    """False: as many slots, but no gate, and one model client for all calls."""
     cap_usd: str = ""
     """Budget of each item, which no item uses up; empty for none."""
 
@@ -94,6 +96,7 @@ BARE = Variant("bare", "a", "bare")
 VARIANTS = (
     BARE,
     Variant("fixed", "b", "call"),
+    Variant("unpooled", "g", "call", pooled=False),
     Variant("routed", "c", "call", routed=True),
     Variant("budget", "f", "call", routed=True, cap_usd="10"),
     Variant("flow_fixed", "d", "flow"),

@@ -103,9 +103,7 @@ class Parts:
         done, attempts = self._done, list[Attempt]()
         done.asked.append(number)
         try:
-            await call_agent(
-                "clerk", part_name(number), output=str, attempts=attempts
-            )
+            await call_agent("clerk", part_name(number), output=str, attempts=attempts)
             done.answered.append(number)
         except AgentCallFailed as error:
             done.failures.append(f"{part_name(number)}: {error}")

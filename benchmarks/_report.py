@@ -37,6 +37,14 @@ class Found:
             for number, window in self.windows[name].items()
         )
 
+    def pools(self) -> float:
+        """Return the median over rounds of the speed with pools against without."""
+        without = self.windows["unpooled"]
+        return median(
+            window.speed / without[number].speed
+            for number, window in self.windows["fixed"].items()
+        )
+
     def latency(self, name: str) -> float:
         """Return the median latency against the baseline's."""
         return median(self.latencies[name]) / median(self.latencies[BARE.name])
@@ -115,6 +123,7 @@ def verdict(found: Found) -> dict[str, Target]:
         "throughput_fixed": (found.throughput("fixed"), 0.85),
         "throughput_routed": (found.throughput("routed"), 0.80),
         "throughput_budget": (found.throughput("budget"), 0.75),
+        "throughput_with_pools_to_without": (found.pools(), 0.97),
     }
     at_most = {
         "latency_ratio": (max(map(found.latency, called)), 1.10),

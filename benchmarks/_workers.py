@@ -23,7 +23,10 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
 from tierpool import TierpoolPlugin, load_fleet
+from tierpool.activities.providers.clients import AgentClient
+from tierpool.client import gates_of
 from tierpool.logs import configure_logs
+from tierpool.pools.instances import Instance, Pool
 from tierpool.worker import Served, run_workers, stop_on_signals
 
 GRACE = timedelta(seconds=2)
@@ -75,6 +78,11 @@ async def serve_fleet(
     """Serve a fleet's pools, with its flows or a user's workflows if asked for."""
     fleet = load_fleet(args.fleet)
     client = await Client.connect(args.address, plugins=[TierpoolPlugin(fleet)])
+    if variant is not None and not variant.pooled:
+        async with unpooled_workers(client, variant), own_worker(client, variant):
+            ready()
+            await stop.wait()
+        return
     flows = variant is not None and variant.kind == "flow"
     pools = variant.tiers if variant else tuple(fleet.fleet.tiers)
     running = run_workers(
@@ -87,15 +95,50 @@ async def serve_fleet(
     if variant is None or flows:
         await running
         return
-    async with Worker(
+    async with own_worker(client, variant):
+        await running
+
+
+def own_worker(client: Client, variant: Variant) -> Worker:
+    """Make the worker of a user's own workflow."""
+    return Worker(
         client,
         task_queue=variant.queue,
         workflows=[OwnWorkflow],
         workflow_runner=sandbox("_bare", "_own", "_load"),
         build_id=BUILD_ID,
         graceful_shutdown_timeout=GRACE,
+    )
+
+
+class OneForAll(Pool[AgentClient]):
+    """Lends the same client to every call, as if there were no pool."""
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Instance[AgentClient]]:
+        """Lend it."""
+        yield self.shared
+
+    def __post_init__(self) -> None:
+        """Make the client."""
+        super().__post_init__()
+        self.shared = Instance(AgentClient())
+
+
+@asynccontextmanager
+async def unpooled_workers(client: Client, variant: Variant) -> AsyncIterator[None]:
+    """Run a tier's worker with Temporal's own slots."""
+    (tier,) = variant.tiers
+    gate = gates_of(client)[tier]
+    gate.pool = OneForAll(tier, gate.pool.spec, gate.pool.build)
+    async with Worker(
+        client,
+        task_queue=f"{variant.fleet}-{tier}",
+        max_concurrent_activities=SLOTS,
+        build_id=BUILD_ID,
+        graceful_shutdown_timeout=GRACE,
     ):
-        await running
+        yield
 
 
 async def main() -> None:
