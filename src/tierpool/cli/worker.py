@@ -51,11 +51,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="make the agent calls of these tiers",
     )  # fmt: skip
     add_grace(this)
-    this.add_argument(
-        "--http", metavar="HOST:PORT",
-        help="where /health, /ready and /metrics are (default 127.0.0.1:8080, or a "
-        "free port if that is taken), or `off`",
-    )  # fmt: skip
+    add_http(this)
     _add_processes(this)
     for name in (HTTP_FD, PARENT_FD):
         this.add_argument(name, type=int, help=argparse.SUPPRESS)
@@ -68,6 +64,15 @@ def add_grace(this: argparse.ArgumentParser) -> None:
         "--grace", type=_seconds, default=DEFAULT_GRACE.total_seconds(),
         metavar="SECONDS",
         help="how long attempts in flight may go on after SIGTERM (default 300)",
+    )  # fmt: skip
+
+
+def add_http(this: argparse.ArgumentParser) -> None:
+    """Add the option for metrics and probes."""
+    this.add_argument(
+        "--http", metavar="HOST:PORT",
+        help="where /health, /ready and /metrics are (default 127.0.0.1:8080, or a "
+        "free port if that is taken), or `off`",
     )  # fmt: skip
 
 
@@ -112,7 +117,7 @@ async def command(args: argparse.Namespace) -> int:
 async def _work(args: argparse.Namespace, fleet: LoadedFleet, served: Served) -> int:
     """Run the workers in this process."""
     grace = timedelta(seconds=args.grace)
-    listen = _listen(args)
+    listen = listen_of(args)
     stop = asyncio.Event()
     with stop_on_signals(stop, grace):
         if args.parent_fd is not None:
@@ -141,7 +146,7 @@ async def _supervise(args: argparse.Namespace) -> int:
         memory_bytes=None if memory is None else memory * 1_000_000,
     )
     supervisor = Supervisor(child_options(args), limits)
-    listen = _listen(args)
+    listen = listen_of(args)
     async with AsyncExitStack() as stack:
         if listen is not None:
             served = serve_supervisor(supervisor, listen)
@@ -164,8 +169,9 @@ def child_options(args: argparse.Namespace) -> list[str]:
     return options + (["--pool", *args.pool] if args.pool else [])
 
 
-def _listen(args: argparse.Namespace) -> Listen | None:
-    if args.http_fd is not None:
+def listen_of(args: argparse.Namespace) -> Listen | None:
+    """Return where to answer over HTTP; None: nowhere."""
+    if getattr(args, "http_fd", None) is not None:
         return Listen(sock=socket.socket(fileno=args.http_fd))
     if args.http == _OFF:
         return None
