@@ -71,14 +71,14 @@ class Bench:
             found: list[dict[str, Any]] = await answer.json()
             return found
 
-    async def under_way(self, calls: int) -> None:
-        """Wait until the provider has so many calls under way."""
+    async def arrived(self, calls: int) -> None:
+        """Wait until the provider has been asked so often."""
         async with asyncio.timeout(60):
             while True:
                 async with self.http.get("/_stats") as answer:
-                    if (await answer.json())["in_flight"] >= calls:
+                    if (await answer.json())["calls"] >= calls:
                         return
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02)
 
     def fleet(self, pool: str, name: str = "fleet") -> Path:
         """Write a fleet whose pool has these keys."""
@@ -159,7 +159,7 @@ async def sigterm(bench: Bench) -> list[Drain]:
     fleet = bench.fleet(f"max_instances: {size.calls}")
     async with bench.worker(fleet, *ALONE) as first:
         await bench.load(size.calls + size.waiting)
-        await bench.under_way(size.calls)
+        await bench.arrived(size.calls)
         told = first.sigterm()
         async with bench.worker(fleet, *ALONE, name="second"):
             drains = [await _ended(bench, first, told)]
@@ -178,9 +178,9 @@ async def arriving(bench: Bench) -> list[Drain]:
         await first.saw("worker.started")
         await second.saw("worker.started")
         await bench.load(2 * size.calls)
-        await bench.under_way(2 * size.calls)
+        await bench.arrived(2 * size.calls)
         await bench.load(2 * size.calls, spacing_s=0.02)
-        await bench.under_way(5 * size.calls // 2)
+        await bench.arrived(5 * size.calls // 2)
         drains = [await _ended(bench, first, first.sigterm())]
         await bench.done()
     return drains
@@ -198,7 +198,7 @@ async def apply(bench: Bench) -> list[Drain]:
     ):
         await control.saw("worker.started")
         await bench.load(size.calls + 2 * least)
-        await bench.under_way(size.calls)
+        await bench.arrived(size.calls)
         told = time.time()
         await _apply(bench, smaller)
         await bench.done()
@@ -218,7 +218,7 @@ async def supervisor(bench: Bench) -> list[Drain]:
     async with bench.worker(fleet, *SUPERVISOR, "--processes", "2") as first:
         await first.saw("process.ready", 2)
         await bench.load(size.calls + size.waiting)
-        await bench.under_way(size.calls)
+        await bench.arrived(size.calls)
         told = first.sigterm()
         async with bench.worker(fleet, *ALONE, name="second"):
             drains = [await _ended(bench, first, told)]

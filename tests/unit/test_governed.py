@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -140,7 +141,7 @@ def test_total_tells_reasoning_that_the_output_leaves_out() -> None:
         {"input_tokens": 5, "output_tokens": 5, "cache_read_tokens": 6},
         SimpleNamespace(**(vars(PYDANTIC_AI) | {"unmeasured_requests": 1})),
     ],
-    ids=str,
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value)),
 )
 def test_nonsense_is_unknown_and_never_nothing(nonsense: object) -> None:
     """A usage that cannot be understood leaves the cost open, and says so once."""
