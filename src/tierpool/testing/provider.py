@@ -128,7 +128,7 @@ class ScriptedProvider:
     async def until(
         self,
         holds: Callable[[Accounting], bool],
-        timeout: timedelta = timedelta(seconds=10),
+        timeout: timedelta = timedelta(seconds=30),
     ) -> None:
         """Wait until the accounting satisfies a condition.
 

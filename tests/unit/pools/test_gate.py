@@ -14,6 +14,8 @@ from tierpool.pools.gate import Gate
 from tierpool.pools.instances import Pool
 from tierpool.pools.throttle import Throttle
 
+from .conftest import Clock
+
 
 class Agent:
     async def keep(self) -> None:
@@ -34,19 +36,6 @@ class Queue:
     name: str
     issued: int = 0
     used: int = 0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

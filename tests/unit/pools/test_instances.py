@@ -12,6 +12,8 @@ from tierpool.errors import NotAdmitted, TierpoolError, UsageError
 from tierpool.pools import instances
 from tierpool.pools.instances import Pool, surplus
 
+from .conftest import Clock
+
 
 class Client:
     """Counts what becomes of it."""
@@ -38,24 +40,9 @@ class Workshop:
         return self.built[-1]
 
 
-class Clock:
-    """A time that stands still."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def workshop() -> Workshop:
     return Workshop()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def pool_of(workshop: Workshop, clock: Clock, **spec: int) -> Pool[Client]:

@@ -7,18 +7,7 @@ import pytest
 from tierpool.contracts.reports import Window
 from tierpool.pools.meter import Meter
 
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from .conftest import Clock
 
 
 @pytest.fixture

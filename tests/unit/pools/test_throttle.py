@@ -9,20 +9,7 @@ import pytest
 from tierpool.budget.rates import Headroom
 from tierpool.pools.throttle import Throttle
 
-
-class Clock:
-    """A time that stands still."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from .conftest import Clock
 
 
 @pytest.fixture
