@@ -21,9 +21,8 @@ from tierpool.contracts import Attempt, Outcome
 from tierpool.errors import AgentCallFailed
 from tierpool.workflows import call_agent
 
-__all__ = ["LABEL", "PARTS_QUEUE", "Done", "Load", "Parts", "part_name", "parts_worker"]
+__all__ = ["LABEL", "Done", "Load", "Parts", "part_name", "parts_queue", "parts_worker"]
 
-PARTS_QUEUE = "bench-parts"
 LABEL = r"part [0-9]+"
 
 
@@ -60,6 +59,11 @@ class Done(BaseModel):
             unsure=self.unsure + other.unsure,
             failures=self.failures + other.failures,
         )
+
+
+def parts_queue(fleet: str) -> str:
+    """Return the queue of the load of one fleet."""
+    return f"{fleet}-parts"
 
 
 def part_name(number: int) -> str:
@@ -114,11 +118,11 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts_worker(client: Client) -> AsyncIterator[None]:
-    """Run the user's own worker."""
+async def parts_worker(client: Client, fleet: str) -> AsyncIterator[None]:
+    """Run the user's own worker for the load of one fleet."""
     async with Worker(
         client,
-        task_queue=PARTS_QUEUE,
+        task_queue=parts_queue(fleet),
         workflows=[Parts],
         workflow_runner=sandbox("_parts_load"),
         build_id="benchmark",

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _drain_cases import CASES, Drain, Size, bench_for, busy
+from _drain_cases import CASES, Drain, Size
+from _parts_bench import bench_on, busy, services
 from _parts_load import Done, part_name
 from _program import (
     MEMORY,
@@ -49,9 +50,12 @@ async def measure_case(name: str, size: Size) -> Found:
     """Let one case happen, and compare both sides of it."""
     progress(f"{name}")
     with tempfile.TemporaryDirectory(prefix="tierpool-bench-", dir=MEMORY) as folder:
-        async with bench_for(Path(folder), size) as bench:
-            drains = await CASES[name](bench)
-            done, calls = await bench.done(), await bench.calls()
+        async with (
+            services(Path(folder), size.call_s) as given,
+            bench_on(given, "bench-drain") as bench,
+        ):
+            drains = await CASES[name](bench, size)
+            done, calls = await bench.done(), await given.calls()
     if not drains:
         raise RuntimeError(f"{name}: nothing drained while it had calls")
     return judged(name, drains, done, calls)

@@ -25,6 +25,7 @@ from tierpool.blueprint import (
     Duration,
     Guardrails,
     Name,
+    PoolSpec,
     Price,
     Tier,
     TierPolicy,
@@ -35,6 +36,7 @@ from tierpool.flow import Flow
 
 __all__ = [
     "SNAPSHOT_LIMIT_BYTES",
+    "TOOLS",
     "Fleet",
     "FleetSnapshot",
     "LoadedFleet",
@@ -42,7 +44,13 @@ __all__ = [
     "RoleSnapshot",
     "TierSnapshot",
     "fixed_parts",
+    "pool_specs",
 ]
+
+TOOLS = "tools"
+"""The pool of command and python roles without a tier; a reserved tier name."""
+
+_MANY = 10_000
 
 SNAPSHOT_LIMIT_BYTES = 64 * 1024
 """Most that a packed snapshot may weigh: it stands in every item's history."""
@@ -244,10 +252,24 @@ class LoadedFleet:
         }
 
 
+def pool_specs(fleet: LoadedFleet) -> dict[str, PoolSpec]:
+    """Return the pools of a worker process: of each tier, and of the tools.
+
+    The tools' pool has room for what their roles may have at a time.
+    """
+    tools = [b.max_instances for b in fleet.fleet.agents.values() if b.run or b.call]
+    slots = sum(8 if count is None else count for count in tools) or 1
+    specs = {name: tier.pool for name, tier in fleet.fleet.tiers.items()}
+    specs[TOOLS] = PoolSpec(min_instances=0, max_instances=min(slots, _MANY))
+    return specs
+
+
 def fixed_parts(fleet: LoadedFleet) -> dict[str, str]:
     """Return what workers take from their file at their start only, by place."""
     tiers = fleet.snapshot.tiers
     found = {"fleet": fleet.name, "tiers": ", ".join(tiers)}
+    if fleet.fleet.workdir:
+        found["workdir"] = fleet.fleet.workdir
     for name, tier in tiers.items():
         found[f"tiers.{name}.model"] = _model_of(tier.models[0])
         spare = [_model_of(model) for model in tier.models[1:]]

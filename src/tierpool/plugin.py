@@ -9,7 +9,7 @@ call agents. It extends what the user configured and replaces nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -35,12 +35,11 @@ from tierpool.activities.housekeeping import HousekeepingActivities
 from tierpool.activities.parts import PartStore
 from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.resets import spent
-from tierpool.blueprint import PoolSpec
 from tierpool.codec import ZlibCodec
 from tierpool.config import load_fleet
 from tierpool.contracts import WorkItem
 from tierpool.errors import TierpoolError
-from tierpool.fleet import LoadedFleet, TierSnapshot
+from tierpool.fleet import TOOLS, LoadedFleet, TierSnapshot, pool_specs
 from tierpool.interceptors.guardrail import GuardrailInterceptor
 from tierpool.interceptors.log_context import LogContextInterceptor
 from tierpool.interceptors.outbound import RunInterceptor
@@ -56,9 +55,6 @@ __all__ = ["TierpoolPlugin"]
 _LIMITED = ("workflow_tasks", "activities", "local_activities", "nexus_tasks")
 
 _MANY = 10_000
-
-TOOLS = "tools"
-"""The pool of command and python roles without a tier; a reserved tier name."""
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
 """By default the SDK sends heartbeats only every 4 of the 5 seconds allowed."""
@@ -88,10 +84,9 @@ class TierpoolPlugin(SimplePlugin):
         self._conversations = ConversationStore()
         self._parts.pin(loaded.snapshot.parts.values())
         self.tierpool_pools: dict[str, Pool[Any]] = {
-            name: Pool(name, tier.pool, partial(_agent, loaded.snapshot.tiers[name]))
-            for name, tier in loaded.fleet.tiers.items()
+            name: Pool(name, spec, _builder(loaded, name))
+            for name, spec in pool_specs(loaded).items()
         }
-        self.tierpool_pools[TOOLS] = Pool(TOOLS, _tools_spec(loaded), _nothing)
         self.tierpool_gates = _gates(loaded, self.tierpool_pools)
         super().__init__(
             "tierpool.TierpoolPlugin",
@@ -186,13 +181,6 @@ def tier_of_queue(fleet: LoadedFleet, queue: str) -> str | None:
     return None
 
 
-def _tools_spec(fleet: LoadedFleet) -> PoolSpec:
-    """Return how many tools one worker process runs at a time."""
-    tools = [b.max_instances for b in fleet.fleet.agents.values() if b.run or b.call]
-    slots = sum(8 if count is None else count for count in tools) or 1
-    return PoolSpec(min_instances=0, max_instances=min(slots, _MANY))
-
-
 def _gates(fleet: LoadedFleet, pools: Mapping[str, Pool[Any]]) -> dict[str, Gate]:
     """Give each pool its gate; one throttle for each model, address and key."""
     known: dict[tuple[str, str | None, str | None], Throttle] = {}
@@ -219,6 +207,12 @@ class _Nothing:
 
 async def _nothing(warm: bool) -> _Nothing:
     return _Nothing()
+
+
+def _builder(fleet: LoadedFleet, pool: str) -> Callable[[bool], Awaitable[Any]]:
+    if pool == TOOLS:
+        return _nothing
+    return partial(_agent, fleet.snapshot.tiers[pool])
 
 
 async def _agent(tier: TierSnapshot, warm: bool) -> AgentClient:

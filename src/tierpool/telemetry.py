@@ -22,6 +22,7 @@ __all__ = [
     "METRIC_POOL_UTILISATION",
     "METRIC_WORKER_CALLS",
     "METRIC_WORKER_INFO",
+    "METRIC_WORKER_SILENT",
     "METRIC_WORKER_STATE",
     "SEARCH_ATTRIBUTES",
 ]
@@ -45,6 +46,7 @@ Keyword and 3 Double in all: take no more."""
 METRIC_WORKER_INFO = "tierpool_worker_info"
 METRIC_WORKER_STATE = "tierpool_worker_state"
 METRIC_WORKER_CALLS = "tierpool_worker_calls_total"
+METRIC_WORKER_SILENT = "tierpool_worker_server_silence_seconds"
 METRIC_POOL_INSTANCES = "tierpool_pool_instances"
 METRIC_POOL_LIMIT = "tierpool_pool_instances_limit"
 METRIC_POOL_UTILISATION = "tierpool_pool_utilisation_ratio"
@@ -60,6 +62,7 @@ METRIC_POOL_ARRIVALS = "tierpool_pool_arrivals_per_second"
 METRICS = {
     METRIC_WORKER_INFO: "Always 1; the labels describe the worker process.",
     METRIC_WORKER_STATE: "1 for the state that the worker process is in.",
+    METRIC_WORKER_SILENT: "Time since the Temporal server answered the process.",
     METRIC_WORKER_CALLS: "Calls that have ended since the start, of all pools.",
     METRIC_POOL_INSTANCES: "Instances by state; each is in one state.",
     METRIC_POOL_LIMIT: "Instances allowed by now; 0 is a paused pool.",

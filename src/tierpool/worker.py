@@ -44,6 +44,8 @@ DEFAULT_GRACE = timedelta(seconds=300)
 _HARD_STOP = timedelta(seconds=15)
 """A shutdown that hangs longer than grace plus this is ended by force."""
 
+_STUMBLED_SECONDS = 5.0
+
 _BUILD_ID = f"tierpool-{__version__}"
 """Given, because working one out costs the first worker 0.4 s."""
 
@@ -152,15 +154,27 @@ async def _ready_pools(client: Client, reporter: Reporter) -> AsyncIterator[None
     follower = Follower(client, reporter, pools)
     await follower.look()
     await asyncio.gather(*(pool.ready() for pool in pools.values()))
-    work = [pool.tend() for pool in pools.values()]
-    work += [follower.follow(), say_again_and_again(client, reporter)]
-    tending = [asyncio.create_task(one) for one in work]
+    work: list[Callable[[], Awaitable[None]]] = [p.tend for p in pools.values()]
+    work += [follower.follow, partial(say_again_and_again, client, reporter)]
+    tending = [asyncio.create_task(_for_good(one)) for one in work]
     try:
         yield
     finally:
         for task in tending:
             task.cancel()
         await asyncio.gather(*(pool.close() for pool in pools.values()))
+
+
+async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
+    """Keep something going that no call waits for; what it stumbles over is logged."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - whatever it was, the work goes on
+            _log.exception("worker.stumbled")
+            await asyncio.sleep(_STUMBLED_SECONDS)
+        else:
+            return
 
 
 def _worker(client: Client, queue: str, grace: timedelta) -> Worker:

@@ -67,7 +67,7 @@ async def test_running_pool_follows_the_file_and_items_go_on(
     assert (1, []) == (paused.json["generation"], paused.json["not_following"])
     assert calls < 8
     assert 0 == resumed.status
-    assert "1 workers follow" in resumed.out
+    assert "1 worker follows" in resumed.out
     assert 6 == nano(fleet).limit
     assert [1] * 8 == [result.attempts for result in results]
     assert 8 == fleet.provider.accounting.calls

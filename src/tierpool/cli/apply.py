@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 from typing import Any
 
 from temporalio.client import Client
@@ -22,9 +23,10 @@ from tierpool.contracts.limits import AppliedLimits, PoolLimits
 from tierpool.contracts.reports import WorkerReport
 from tierpool.errors import ConfigError, ServerError, TierpoolError
 from tierpool.fleet import LoadedFleet
-from tierpool.pools.announce import announced
+from tierpool.pools.announce import announced, living
 from tierpool.pools.apply import (
     apply_limits,
+    is_kept,
     pool_limits,
     refusals,
     wait_for_followers,
@@ -61,46 +63,65 @@ async def command(args: argparse.Namespace) -> int:
     fleet = load(args)
     client = await connected(fleet)
     try:
-        workers, before = await _running(client, fleet)
-        if workers is not None and not args.withdraw:
-            _refuse(fleet, workers)
-        wanted = {} if args.withdraw else pool_limits(fleet)
-        if args.dry_run:
-            _tell(args, before, wanted, "would be applied")
-            return DONE
-        applied = await apply_limits(client, fleet.name, wanted)
-        if workers is None:
-            _tell(
-                args, applied, wanted, "applied; this server does not tell who follows"
-            )
-            return DONE
-        follow, behind = await wait_for_followers(client, fleet.name, applied)
+        return await _apply(args, client, fleet)
     except RPCError as error:
-        raise ServerError(f"the server does not answer: {error.message}") from error
-    done = f"applied (generation {applied.generation}); {len(follow)} workers follow"
+        raise ServerError(f"the Temporal server says: {error.message}") from error
+
+
+async def _apply(args: argparse.Namespace, client: Client, fleet: LoadedFleet) -> int:
+    workers = await _workers(client, fleet)
+    before = await applied_limits(client, fleet.name)
+    if workers is not None and not args.withdraw:
+        _refuse(fleet, workers)
+    wanted = {} if args.withdraw else pool_limits(fleet)
+    if wanted == before.pools:
+        _tell(args, before, wanted, f"{_again(before)}; nothing changes")
+        return DONE
+    if not await is_kept(client, fleet.name, workers):
+        raise TierpoolError(
+            f"nobody keeps the limits of the fleet {fleet.name}; start "
+            f"`tierpool worker --control --file {args.file}` beside its other workers"
+        )
+    if args.dry_run:
+        _tell(args, before, wanted, "would be applied")
+        return DONE
+    applied = await apply_limits(client, fleet.name, wanted)
+    if workers is None:
+        _tell(args, applied, wanted, "applied; this server does not tell who follows")
+        return DONE
+    follow, behind = await wait_for_followers(client, fleet.name, applied)
+    who = "1 worker follows" if len(follow) == 1 else f"{len(follow)} workers follow"
+    done = f"applied (generation {applied.generation}); {who}"
     _tell(args, applied, wanted, done, behind)
     return FAILED if behind else DONE
 
 
-async def _running(
-    client: Client, fleet: LoadedFleet
-) -> tuple[list[WorkerReport] | None, AppliedLimits]:
-    """Return the workers with pools, if the server knows them, and what they follow.
+def _again(before: AppliedLimits) -> str:
+    if before.pools:
+        return f"applied already (generation {before.generation})"
+    return "nothing is applied"
+
+
+async def _workers(client: Client, fleet: LoadedFleet) -> list[WorkerReport] | None:
+    """Return the workers that report; None if the server keeps no registry.
 
     Raises:
-        TierpoolError: if there are none.
+        TierpoolError: if none of them runs a pool.
     """
     found = await announced(client, fleet.name)
-    workers = None if found is None else [one for one in found if one.pools]
-    if workers is not None and not workers:
+    if found is None:
+        return None
+    workers = living(found, datetime.now(UTC))
+    if not any(worker.pools for worker in workers):
         raise TierpoolError(
-            f"no worker of the fleet {fleet.name} runs a pool: start them with this file"
+            f"no worker of the fleet {fleet.name} that reports runs a pool: start "
+            "them with this file; a Worker of your own does not follow `apply`"
         )
-    return workers, await applied_limits(client, fleet.name)
+    return workers
 
 
 def _refuse(fleet: LoadedFleet, workers: list[WorkerReport]) -> None:
-    problems = refusals(fleet, workers)
+    problems = refusals(fleet, [worker for worker in workers if worker.pools])
     if problems:
         raise ConfigError(problems)
 
@@ -113,12 +134,12 @@ def _tell(
     behind: list[WorkerReport] | None = None,
 ) -> None:
     """Show what was asked for, and who does not follow."""
-    missing = [f"{worker.host}:{worker.pid}" for worker in behind or ()]
+    missing = {f"{w.host}:{w.pid}": w.refused_limits for w in behind or ()}
     if args.json:
         print_json(
             {"applied": not args.dry_run, "generation": limits.generation,
              "pools": {n: p.model_dump() for n, p in pools.items()},
-             "not_following": missing}
+             "not_following": list(missing)}
         )  # fmt: skip
         return
     rows = [[name, *_numbers(pool)] for name, pool in pools.items()]
@@ -126,10 +147,15 @@ def _tell(
     if rows:
         console.print(table(columns, rows))
     console.print(what)
-    if not rows:
+    if rows:
+        console.print(
+            "roles, prompts, flows, prices and the budget per workflow are not applied: "
+            "items take them from the file that they are started with"
+        )
+    else:
         console.print("every worker follows the file that it was started with")
-    if missing:
-        errors.print(f"[red]do not follow (yet): {', '.join(missing)}[/]")
+    for who, why in missing.items():
+        errors.print(f"[red]{who} does not follow{f': {why}' if why else ' (yet)'}[/]")
 
 
 def _numbers(pool: PoolLimits) -> list[int]:

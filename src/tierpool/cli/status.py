@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group
 from rich.live import Live
+from temporalio.client import Client
 
 from tierpool.cli.common import (
     DONE,
@@ -20,14 +22,16 @@ from tierpool.cli.common import (
     print_json,
     table,
 )
-from tierpool.pools.observe import FleetStatus, PoolStatus, observe
+from tierpool.errors import ServerError
+from tierpool.fleet import LoadedFleet
+from tierpool.pools.observe import WITHOUT_CALLS, FleetStatus, PoolStatus, observe
 
 _WATCH_SECONDS = 2.0
 _COLUMNS = (
-    "pool", "model", ">workers", ">limit", ">ready", ">busy", ">cooldown", ">draining",
-    ">used 5 min", ">backlog", ">oldest s", ">in/s", ">done 5 min", ">mean s",
-    "held back by",
+    "pool", ">workers", ">limit", ">ready", ">busy", ">cool", ">drain", ">used",
+    ">backlog", ">oldest", ">in/s", ">done", ">mean",
 )  # fmt: skip
+_LEGEND = "cool: in cooldown. used, done, mean: within 5 minutes. oldest, mean: seconds"
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -44,66 +48,100 @@ async def command(args: argparse.Namespace) -> int:
     fleet = load(args)
     client = await connected(fleet)
     status = await observe(client, fleet)
-    if args.watch and not args.json:
-        with Live(_render(args, status), console=console, auto_refresh=False) as live:
-            while True:
-                await asyncio.sleep(_WATCH_SECONDS)
-                live.update(_render(args, await observe(client, fleet)), refresh=True)
+    if args.watch and not args.json and console.is_terminal:
+        await _show_live(args, client, fleet, status)
     _print(args, status)
     while args.watch:
-        await asyncio.sleep(_WATCH_SECONDS)
-        _print(args, await observe(client, fleet))
+        status = await _again(client, fleet, status)
+        _print(args, status)
     return DONE
 
 
+async def _show_live(
+    args: argparse.Namespace, client: Client, fleet: LoadedFleet, status: FleetStatus
+) -> None:
+    with Live(_render(args, status), console=console, auto_refresh=False) as live:
+        while True:
+            status = await _again(client, fleet, status)
+            live.update(_render(args, status), refresh=True)
+
+
+async def _again(
+    client: Client, fleet: LoadedFleet, before: FleetStatus
+) -> FleetStatus:
+    """Look again; while the server does not answer, go on with what was known."""
+    await asyncio.sleep(_WATCH_SECONDS)
+    try:
+        return await observe(client, fleet)
+    except ServerError as error:
+        old = f"{error}; this is what was known before"
+        notes = tuple(note for note in before.notes if not note.endswith(_OLD))
+        return before.with_notes((*notes, old))
+
+
+_OLD = "this is what was known before"
+
+
 def _print(args: argparse.Namespace, status: FleetStatus) -> None:
-    """Write one document; with --watch one line after the other."""
+    """Write one document; with --watch one after the other."""
     if args.json:
         workers = [worker.whole() for worker in status.workers]
-        print_json(
-            asdict(status) | {"workers": workers, "limits": status.limits.whole()}
-        )
+        limits = status.limits.whole()
+        print_json(asdict(status) | {"workers": workers, "limits": limits})
     else:
         console.print(_render(args, status))
 
 
 def _render(args: argparse.Namespace, status: FleetStatus) -> Group:
     rows = [_row(pool) for pool in status.pools]
-    parts: list[Any] = [table(_COLUMNS, rows, f"fleet {status.fleet}")]
+    parts: list[Any] = [table(_COLUMNS, rows, f"fleet {status.fleet}"), _LEGEND, ""]
+    parts += [
+        f"{pool.pool}: {plain(line)}"
+        for pool in status.pools
+        if (line := _about(pool)) and pool.pool not in WITHOUT_CALLS
+    ]
     limits = status.limits
     if limits.pools and limits.at:
         parts.append(
             f"limits applied at {limits.at:%Y-%m-%d %H:%M:%S} UTC by {plain(limits.by)}: "
             f"{', '.join(limits.pools)} (generation {limits.generation})"
         )
-    parts += [
-        f"[yellow]{pool.pool}: {pool.sizing}, {pool.utilisation:.0%} of its instances "
-        "were in use within the last minutes[/]"
-        for pool in status.pools
-        if pool.sizing and pool.utilisation is not None
-    ]
-    parts += [f"[yellow]{plain(note)}[/]" for note in status.notes]
-    parts += [
-        f"[yellow]{how_to_start(args, pool)}[/]"
-        for pool in status.pools
-        if not pool.workers
-    ]
+    parts += [f"[yellow]{plain(line)}[/]" for line in _warnings(args, status)]
     items = [[i.flow, i.state, i.items] for i in status.items]
     title = "running items" + ("" if status.items_complete else " (of the first 5,000)")
     listed = table(["flow", "state", ">items"], items, title)
     return Group(*parts, "", listed if items else "no running items")
 
 
+def _about(pool: PoolStatus) -> str:
+    """Write the models of a pool, and what holds it back."""
+    held = ""
+    if pool.workers and pool.bound not in (None, "backlog"):
+        held = f"held back by {pool.bound}: {pool.reason}"
+    return " · ".join(filter(None, [", ".join(pool.models), held]))
+
+
+def _warnings(args: argparse.Namespace, status: FleetStatus) -> Iterator[str]:
+    for pool in status.pools:
+        if pool.sizing and pool.utilisation is not None:
+            yield (
+                f"{pool.pool}: {pool.sizing}, {pool.utilisation:.0%} of its instances "
+                "were in use within the last minutes"
+            )
+    yield from status.notes
+    for pool in status.pools:
+        if not pool.workers and not pool.silent and pool.pool != "control":
+            yield how_to_start(args, pool)
+
+
 def _row(pool: PoolStatus) -> list[object]:
     """Write a pool's line; what is not known is left empty."""
-    counted = pool.pool not in ("flows", "control") and pool.workers
+    counted = pool.pool not in WITHOUT_CALLS and pool.workers
     states = [pool.limit, pool.ready, pool.busy, pool.cooldown, pool.draining]
     used = "" if pool.utilisation is None else f"{pool.utilisation:.0%}"
     mean = "" if pool.mean_seconds is None else f"{pool.mean_seconds:.1f}"
-    held = f"{pool.bound}: {pool.reason}" if counted and pool.reason else ""
     return [
         pool.pool,
-        ", ".join(pool.models),
         pool.workers,
         *(states if counted else [""] * len(states)),
         used,
@@ -112,5 +150,4 @@ def _row(pool: PoolStatus) -> list[object]:
         pool.arrivals_per_second,
         pool.completed if counted else "",
         mean,
-        held,
     ]

@@ -189,7 +189,7 @@ def _range(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r}: there is one process at least")
     if least > most:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: the least number comes first, as in {most}..{least}"
+            f"{text!r}: the least number comes first, as in 1..4"
         )
     if most > _MOST_PROCESSES:
         raise argparse.ArgumentTypeError(

@@ -36,6 +36,8 @@ class LimitsRequest(Wire):
 
     by: str = ""
     """Who asks, for people."""
+    until: datetime | None = None
+    """After this time it is refused: who asked has been told that it failed."""
     pools: dict[str, PoolLimits] = {}
     """All of them, by tier; none: the files of the workers count again."""
 
@@ -43,8 +45,10 @@ class LimitsRequest(Wire):
 class AppliedLimits(Wire):
     """What was applied last."""
 
+    id: str = ""
+    """Tells it from all else that was ever applied; empty: nothing was."""
     generation: int = 0
-    """Counts what was applied; 0: nothing was."""
+    """Counts what this workflow has taken, for people."""
     at: datetime | None = None
     by: str = ""
     pools: dict[str, PoolLimits] = {}

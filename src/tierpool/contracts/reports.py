@@ -121,8 +121,12 @@ class WorkerReport(Wire):
     """Resident memory of the process."""
     file: dict[str, str] = {}
     """What its fleet file says of all that cannot change while it runs, by place."""
-    limits: int = 0
-    """Generation of the applied limits that it follows; 0: those of its file."""
+    limits: str = ""
+    """ID of the applied limits that it follows; empty: those of its file."""
+    refused_limits: str = ""
+    """Why it does not follow what was applied last."""
+    silent_seconds: float = 0.0
+    """For how long the Temporal server has not answered it."""
     pools: tuple[PoolReport, ...] = ()
 
     @property

@@ -9,8 +9,10 @@ needs no connection to the process.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from pydantic import ValidationError
@@ -27,17 +29,19 @@ from tierpool.contracts.reports import WorkerReport
 from tierpool.pools.report import Reporter
 from tierpool.pools.statistics import queue_statistics, together
 
-__all__ = ["EVERY", "announced", "say", "say_again_and_again"]
+__all__ = ["EVERY", "SILENT", "announced", "living", "say", "say_again_and_again"]
 
 EVERY = timedelta(seconds=5)
 """Time between two reports of a process."""
 
-_SILENT = timedelta(seconds=30)
+SILENT = timedelta(seconds=30)
 """Who has not reported for so long counts as gone."""
 
 _SDK_NAME = "tierpool"
 _ENTRY = "tierpool.WorkerReport"
 _PAGE = 200
+_TIMEOUT = timedelta(seconds=3)
+_LIST_TIMEOUT = timedelta(seconds=10)
 
 _log = structlog.get_logger()
 
@@ -50,10 +54,13 @@ async def say_again_and_again(client: Client, reporter: Reporter) -> None:
     told = False
     while True:
         try:
-            await _look(client, reporter)
+            with suppress(RPCError):  # then nothing is known of backlogs
+                await _look(client, reporter)
             await say(client, reporter)
-            told = False
+            reporter.heard, told = time.monotonic(), False
         except RPCError as error:
+            if error.status is RPCStatusCode.UNIMPLEMENTED:
+                reporter.heard = time.monotonic()  # an answer, too
             if not told:
                 _log.warning("status.not_announced", reason=error.message)
             told = True
@@ -94,14 +101,21 @@ async def say(client: Client, reporter: Reporter, *, gone: bool = False) -> None
             namespace=client.namespace,
             identity=client.identity,
             worker_heartbeat=[entry],
-        )
+        ),
+        timeout=_TIMEOUT,
     )
 
 
-async def announced(client: Client, fleet: str) -> list[WorkerReport] | None:
-    """Return what the living processes of a fleet said last, the oldest first.
+def living(reports: Sequence[WorkerReport], now: datetime) -> list[WorkerReport]:
+    """Return those that have reported lately; clocks of machines may differ a little."""
+    return [report for report in reports if now - report.at <= SILENT]
 
-    None if the server keeps no such registry.
+
+async def announced(client: Client, fleet: str) -> list[WorkerReport] | None:
+    """Return what the processes of a fleet said last, the oldest process first.
+
+    Who was killed stands there for some minutes. None if the server keeps no such
+    registry.
 
     Raises:
         RPCError: if it does not answer.
@@ -116,7 +130,8 @@ async def announced(client: Client, fleet: str) -> list[WorkerReport] | None:
                     page_size=_PAGE,
                     next_page_token=token,
                     query=f'SdkName="{_SDK_NAME}"',
-                )
+                ),
+                timeout=_LIST_TIMEOUT,
             )
         except RPCError as error:
             if error.status is RPCStatusCode.UNIMPLEMENTED:
@@ -126,8 +141,7 @@ async def announced(client: Client, fleet: str) -> list[WorkerReport] | None:
         token = page.next_page_token
         if not token:
             break
-    oldest = datetime.now(UTC) - _SILENT
-    mine = [r for r in found if r.fleet == fleet and r.at >= oldest]
+    mine = [report for report in found if report.fleet == fleet]
     return sorted(mine, key=lambda report: (report.started, report.id))
 
 

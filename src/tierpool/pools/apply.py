@@ -10,18 +10,16 @@ import asyncio
 import getpass
 import socket
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 from temporalio.client import (
     Client,
-    WithStartWorkflowOperation,
     WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
-from tierpool.blueprint import PoolSpec
 from tierpool.contracts.limits import (
     APPLY_UPDATE,
     AppliedLimits,
@@ -30,25 +28,22 @@ from tierpool.contracts.limits import (
     limits_id,
 )
 from tierpool.contracts.reports import WorkerReport
-from tierpool.errors import Problem, ServerError, TierpoolError
-from tierpool.fleet import LoadedFleet, fixed_parts
-from tierpool.pools.announce import EVERY, announced
+from tierpool.errors import Problem, TierpoolError
+from tierpool.fleet import LoadedFleet, fixed_parts, pool_specs
+from tierpool.pools.announce import EVERY, announced, living
 from tierpool.pools.statistics import queue_statistics
 
-__all__ = ["apply_limits", "pool_limits", "refusals", "wait_for_followers"]
+__all__ = ["apply_limits", "is_kept", "pool_limits", "refusals", "wait_for_followers"]
 
 _LOOKS = 6
-_UPDATE_TIMEOUT = timedelta(seconds=20)
+_UPDATE_TIMEOUT = timedelta(seconds=15)
 _FOLLOW_SECONDS = 3 * EVERY.total_seconds()
 
 
 def pool_limits(fleet: LoadedFleet) -> dict[str, PoolLimits]:
-    """Return what a fleet file says of its pools."""
-    return {name: _limits(tier.pool) for name, tier in fleet.fleet.tiers.items()}
-
-
-def _limits(spec: PoolSpec) -> PoolLimits:
-    return PoolLimits(**spec.model_dump())
+    """Return what a fleet file says of its pools, that of the tools included."""
+    specs = pool_specs(fleet)
+    return {n: PoolLimits(**spec.model_dump()) for n, spec in specs.items()}
 
 
 def refusals(fleet: LoadedFleet, workers: Sequence[WorkerReport]) -> list[Problem]:
@@ -60,7 +55,8 @@ def refusals(fleet: LoadedFleet, workers: Sequence[WorkerReport]) -> list[Proble
     """
     wanted = fixed_parts(fleet)
     known: dict[str, set[str]] = {}
-    for worker in workers:
+    staying = [worker for worker in workers if worker.state != "draining"]
+    for worker in staying or workers:
         for place, value in worker.file.items():
             known.setdefault(place, set()).add(value)
     return [
@@ -95,48 +91,63 @@ async def apply_limits(
         by: Who applies, for people; default: the user and the machine.
 
     Raises:
-        TierpoolError: if no process keeps the limits.
-        ServerError: if the server does not answer.
+        TierpoolError: if they are not taken; then they never are.
+        RPCError: if the server does not answer.
     """
-    queue = f"{fleet}-control"
+    until = datetime.now(UTC) + _UPDATE_TIMEOUT
+    handle = await client.start_workflow(
+        "LimitsWorkflow",
+        AppliedLimits(),
+        id=limits_id(fleet),
+        task_queue=f"{fleet}-control",
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        static_summary="limits applied to the running fleet",
+    )
+    request = LimitsRequest(by=by or _who(), pools=dict(pools), until=until)
     try:
-        if not await _is_polled(client, queue):
-            raise TierpoolError(
-                f"nobody keeps the limits of the fleet {fleet}; start "
-                "`tierpool worker --control` beside its other workers"
-            )
-        start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
-            "LimitsWorkflow",
-            AppliedLimits(),
-            id=limits_id(fleet),
-            task_queue=queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            static_summary="limits applied to the running fleet",
-        )
-        applied: AppliedLimits = await client.execute_update_with_start_workflow(
+        applied: AppliedLimits = await handle.execute_update(
             APPLY_UPDATE,
-            LimitsRequest(by=by or _who(), pools=dict(pools)),
-            start_workflow_operation=start,
+            request,
             result_type=AppliedLimits,
             rpc_timeout=_UPDATE_TIMEOUT,
         )
     except WorkflowUpdateFailedError as error:
         raise TierpoolError(f"the limits were not taken: {error.cause}") from error
-    except RPCError as error:
-        raise ServerError(
-            f"the limits were not taken: {error.message}; the worker that runs "
-            f"`--control` must be up, and the fleet file's `fleet` be {fleet}"
-        ) from error
+    except WorkflowUpdateRPCTimeoutOrCancelledError:
+        raise TierpoolError(
+            f"nobody took the limits within {_UPDATE_TIMEOUT.seconds} s, and nobody will: "
+            "the worker that runs `--control` does not answer"
+        ) from None
     return applied
 
 
-async def _is_polled(client: Client, queue: str) -> bool:
-    """Tell whether anybody serves a queue; a worker may just be starting."""
+async def is_kept(
+    client: Client, fleet: str, workers: Sequence[WorkerReport] | None
+) -> bool:
+    """Tell whether a worker keeps the fleet's limits; one may just be starting.
+
+    Raises:
+        RPCError: if the server does not answer.
+    """
     for _ in range(_LOOKS):
-        if (await queue_statistics(client, queue, workflows=True)).pollers:
+        if workers is not None:
+            if any("control" in w.serves and w.state != "draining" for w in workers):
+                return True
+            now, found = datetime.now(UTC), await announced(client, fleet)
+            workers = living(found or [], now)
+        elif (await _pollers(client, f"{fleet}-control")) != 0:
             return True
         await asyncio.sleep(0.5)
     return False
+
+
+async def _pollers(client: Client, queue: str) -> int | None:
+    try:
+        return len((await queue_statistics(client, queue, workflows=True)).pollers)
+    except RPCError as error:
+        if error.status is RPCStatusCode.UNIMPLEMENTED:
+            return None
+        raise
 
 
 async def wait_for_followers(
@@ -144,15 +155,19 @@ async def wait_for_followers(
 ) -> tuple[list[WorkerReport], list[WorkerReport]]:
     """Wait a while for the workers; return those that follow, and the others.
 
+    Who drains does not matter any more, and who is not heard is not waited for.
+
     Raises:
         RPCError: if the server does not answer.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + _FOLLOW_SECONDS
     while True:
-        pools = [w for w in await announced(client, fleet) or [] if w.pools]
-        behind = [w for w in pools if w.limits != applied.generation]
-        if not behind or loop.time() >= end:
+        now = datetime.now(UTC)
+        heard = living(await announced(client, fleet) or [], now)
+        pools = [w for w in heard if w.pools and w.state != "draining"]
+        behind = [w for w in pools if w.limits != applied.id]
+        if not behind or loop.time() >= end or all(w.refused_limits for w in behind):
             return [w for w in pools if w not in behind], behind
         await asyncio.sleep(0.5)
 

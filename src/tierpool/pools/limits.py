@@ -7,6 +7,7 @@ until it is withdrawn; a difference is logged.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -24,20 +25,25 @@ from tierpool.pools.report import Reporter
 __all__ = ["Follower", "applied_limits"]
 
 _EVERY = timedelta(seconds=2)
+_WHILE_THERE_IS_NONE = timedelta(seconds=10)
+"""The server counts each question for what is not there as a failed request."""
+_TIMEOUT = timedelta(seconds=5)
 
 _log = structlog.get_logger()
 
 
 async def applied_limits(client: Client, fleet: str) -> AppliedLimits:
-    """Read what is applied to a fleet; generation 0 if nothing is.
+    """Read what is applied to a fleet; without an ID if nothing is.
 
     Only a running record counts: ending it by hand withdraws it.
 
     Raises:
         RPCError: if the server does not answer.
+        ValidationError: if the record is of a version that is not understood.
     """
     try:
-        found = await client.get_workflow_handle(limits_id(fleet)).describe()
+        handle = client.get_workflow_handle(limits_id(fleet))
+        found = await handle.describe(rpc_timeout=_TIMEOUT)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return AppliedLimits()
@@ -61,33 +67,56 @@ class Follower:
 
     async def follow(self) -> None:
         """Look again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(_EVERY.total_seconds())
+        while self._pools:
+            wait = _EVERY if self._reporter.limits else _WHILE_THERE_IS_NONE
+            await asyncio.sleep(wait.total_seconds())
             await self.look()
 
     async def look(self) -> None:
         """Follow what is applied now; while nobody tells, nothing changes."""
+        if not self._pools:
+            return
         try:
             applied = await applied_limits(self._client, self._reporter.fleet)
+            self._reporter.heard = time.monotonic()
+            if applied.id != self._reporter.limits:
+                self._take(applied, self._specs(applied))
         except (RPCError, ValidationError) as error:
-            if not self._told:
-                self._told = str(error)
-                _log.warning("limits.unknown", reason=self._told)
+            self._keep(error)
             return
-        self._told = ""
-        if applied.generation != self._reporter.limits:
-            self._take(applied)
+        self._told = self._reporter.refused_limits = ""
 
-    def _take(self, applied: AppliedLimits) -> None:
-        for name, pool in self._pools.items():
-            given, of_file = applied.pools.get(name), self._of_file[name]
-            spec = PoolSpec(**given.model_dump()) if given else of_file
+    def _keep(self, error: RPCError | ValidationError) -> None:
+        """Go on as it is; say why once."""
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            reason = "; ".join(one["msg"] for one in error.errors())
+            self._reporter.refused_limits = reason
+        if reason != self._told:
+            _log.warning("limits.not_followed", reason=reason)
+        self._told = reason
+
+    def _specs(self, applied: AppliedLimits) -> dict[str, PoolSpec]:
+        """Return what each pool has to follow.
+
+        Raises:
+            ValidationError: if one of them cannot be: then none is.
+        """
+        given = applied.pools
+        return {
+            name: PoolSpec(**given[name].model_dump()) if name in given else of_file
+            for name, of_file in self._of_file.items()
+        }
+
+    def _take(self, applied: AppliedLimits, specs: Mapping[str, PoolSpec]) -> None:
+        for name, spec in specs.items():
+            pool = self._pools[name]
             if spec != pool.spec:
                 _log.info(
                     "limits.followed", pool=name, generation=applied.generation,
                     by=applied.by, max_instances=spec.max_instances,
-                    of_the_file=of_file.max_instances,
+                    of_the_file=self._of_file[name].max_instances,
                 )  # fmt: skip
                 pool.change_spec(spec)
-        self._reporter.limits = applied.generation
+        self._reporter.limits = applied.id
         self._reporter.news.set()

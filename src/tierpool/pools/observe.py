@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from temporalio.client import Client
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from tierpool.contracts.limits import AppliedLimits
 from tierpool.contracts.reports import Bound, PoolReport, Window, WorkerReport
 from tierpool.errors import ServerError
-from tierpool.fleet import LoadedFleet
-from tierpool.pools.announce import announced
+from tierpool.fleet import TOOLS, LoadedFleet
+from tierpool.pools.announce import SILENT, announced, living
 from tierpool.pools.limits import applied_limits
 from tierpool.pools.statistics import QueueStatistics, queue_statistics, together
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE
 
 __all__ = [
+    "WITHOUT_CALLS",
     "FleetStatus",
     "ItemCount",
     "PoolStatus",
@@ -32,6 +34,10 @@ __all__ = [
     "pool_status",
 ]
 
+WITHOUT_CALLS = ("flows", "control")
+"""Parts of a fleet that run workflows and make no calls."""
+
+_REMEMBERED = timedelta(minutes=10)
 _ITEMS_COUNTED = 5000
 _UNDERSIZED, _OVERSIZED = 0.8, 0.2
 _ENOUGH_SECONDS = 60.0
@@ -71,8 +77,8 @@ class PoolStatus:
     """Calls that ended within the last 5 minutes."""
     mean_seconds: float | None
     """Mean duration of a call in that time."""
-    bound: Bound
-    """What keeps it from making more calls."""
+    bound: Bound | None
+    """What keeps it from making more calls; None if nobody knows."""
     reason: str
     """The same in words."""
     trouble: str
@@ -103,37 +109,50 @@ class FleetStatus:
     notes: tuple[str, ...]
     """What somebody should look at."""
 
+    def with_notes(self, notes: tuple[str, ...]) -> FleetStatus:
+        """Return the same with other notes."""
+        return replace(self, notes=notes)
+
 
 async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
     """Ask the server about queues, workers, limits and running items.
 
+    What a server does not keep is left out, with a note.
+
     Raises:
         ServerError: if it does not answer.
     """
+    notes: list[str] = []
     try:
-        queues, reports, limits, (items, complete) = await asyncio.gather(
-            _queues(client, fleet),
+        queues, reports, limits, items = await asyncio.gather(
+            _queues(client, fleet, notes),
             announced(client, fleet.name),
             applied_limits(client, fleet.name),
-            _items(client),
+            _items(client, fleet, notes),
         )
     except RPCError as error:
-        raise ServerError(
-            f"the Temporal server does not answer: {error.message}"
-        ) from error
+        raise ServerError(f"the Temporal server says: {error.message}") from error
+    now = datetime.now(UTC)
+    heard = None if reports is None else living(reports, now)
     pools = [
-        pool_status(name, _models(fleet, name), seen, reports)
+        pool_status(name, _models(fleet, name), seen, heard)
         for name, seen in queues.items()
     ]
-    workers = tuple(reports or ())
+    if reports is None:
+        notes.append(
+            "this server keeps no registry of workers: nothing is known of instances"
+        )
+    else:
+        notes += notes_on(pools, reports, limits, now)
     return FleetStatus(
         fleet=fleet.name,
         pools=tuple(pools),
-        workers=workers,
+        workers=tuple(heard or ()),
         limits=limits,
-        items=items,
-        items_complete=complete,
-        notes=tuple(notes_on(pools, reports, limits)),
+        items=tuple(items or ()),
+        items_complete=items is not None
+        and sum(i.items for i in items) < _ITEMS_COUNTED,
+        notes=tuple(notes),
     )
 
 
@@ -153,9 +172,12 @@ def pool_status(
     """
     serving = [r for r in reports or () if name in r.serves]
     parts = [pool for r in serving for pool in r.pools if pool.pool == name]
+    staying = [
+        p for r in serving if r.state != "draining" for p in r.pools if p.pool == name
+    ]
     window = sum((part.window for part in parts), Window())
     workers = len(serving) if reports is not None else len(seen.pollers)
-    bound, reason = _bound(parts) if parts else ("max", "")
+    bound, reason = _bound(staying or parts) if parts else (None, "")
     return PoolStatus(
         pool=name,
         models=parts[0].models if parts and parts[0].models else models,
@@ -166,8 +188,7 @@ def pool_status(
         busy=sum(part.busy for part in parts),
         starting=sum(part.starting for part in parts),
         cooldown=sum(part.cooldown for part in parts),
-        draining=sum(part.draining for part in parts)
-        + sum(r.busy for r in serving if r.state == "draining"),
+        draining=sum(part.draining for part in parts),
         utilisation=window.utilisation,
         sizing=_sizing(window),
         backlog=seen.backlog,
@@ -201,30 +222,66 @@ def _sizing(window: Window) -> Literal["", "undersized", "oversized"]:
 
 def notes_on(
     pools: Sequence[PoolStatus],
-    reports: Sequence[WorkerReport] | None,
+    reports: Sequence[WorkerReport],
     limits: AppliedLimits,
+    now: datetime,
 ) -> list[str]:
-    """Say what somebody should look at."""
-    if reports is None:
-        return [
-            "this server keeps no registry of workers: nothing is known of instances"
-        ]
+    """Say what somebody should look at.
+
+    Args:
+        pools: All of them.
+        reports: What the processes said last, also those that are gone.
+        limits: What is applied.
+        now: The time of this machine's clock.
+    """
+    heard = living(reports, now)
     notes = [f"{pool.pool}: {pool.trouble}" for pool in pools if pool.trouble]
-    versions = Counter(report.version for report in reports)
+    versions = Counter(report.version for report in heard)
     if len(versions) > 1:
         counted = ", ".join(f"{n} of {v}" for v, n in sorted(versions.items()))
         notes.append(f"workers of different versions of tierpool: {counted}")
     notes += [
         f"{pool.pool}: {pool.silent} processes poll for it, or did within the last "
-        "minutes, and report nothing"
+        "minutes, that do not report, and do not follow `tierpool apply`"
         for pool in pools
         if pool.silent and not pool.workers
     ]
-    notes += _differing_files(reports)
-    behind = [r for r in reports if r.pools and r.limits != limits.generation]
+    notes += _differing_files(heard)
+    notes += _on_limits(pools, heard, limits)
+    return notes + _on_clocks(reports, now)
+
+
+def _on_limits(
+    pools: Sequence[PoolStatus], heard: Sequence[WorkerReport], limits: AppliedLimits
+) -> list[str]:
+    behind = [
+        f"{r.host}:{r.pid}" + (f" ({r.refused_limits})" if r.refused_limits else "")
+        for r in heard
+        if r.pools and r.state != "draining" and r.limits != limits.id
+    ]
+    notes = []
     if behind:
-        who = ", ".join(f"{r.host}:{r.pid}" for r in behind)
-        notes.append(f"do not follow the applied limits (yet): {who}")
+        notes.append(f"do not follow the applied limits (yet): {', '.join(behind)}")
+    kept = any(pool.pool == "control" and pool.workers for pool in pools)
+    if limits.pools and not kept:
+        notes.append(
+            "limits are applied, and nobody keeps them: start `tierpool worker "
+            "--control` to change them"
+        )
+    return notes
+
+
+def _on_clocks(reports: Sequence[WorkerReport], now: datetime) -> list[str]:
+    """Name who was heard lately but not just now, and whose clock is ahead."""
+    notes = []
+    for report in reports:
+        seconds = (now - report.at).total_seconds()
+        who = f"{report.host}:{report.pid}"
+        if SILENT.total_seconds() < seconds < _REMEMBERED.total_seconds():
+            what = f"{who} has not reported for {seconds:.0f} s: it is gone"
+            notes.append(f"{what}, or its clock or this machine's is wrong")
+        if seconds < -SILENT.total_seconds():
+            notes.append(f"the clock of {who} is {-seconds:.0f} s ahead of this one's")
     return notes
 
 
@@ -242,19 +299,30 @@ def _differing_files(reports: Sequence[WorkerReport]) -> list[str]:
     ]
 
 
-async def _queues(client: Client, fleet: LoadedFleet) -> dict[str, QueueStatistics]:
+async def _queues(
+    client: Client, fleet: LoadedFleet, notes: list[str]
+) -> dict[str, QueueStatistics]:
     """Ask about each pool's queues."""
     wanted: dict[str, Sequence[str]] = dict(fleet.queues)
-    tools = f"{fleet.name}-tools"
+    tools = f"{fleet.name}-{TOOLS}"
     if any(role.queue == tools for role in fleet.snapshot.roles.values()):
-        wanted["tools"] = [tools]
-    wanted["flows"] = [f"{fleet.name}-flows"]
+        wanted[TOOLS] = [tools]
+    wanted |= {name: [f"{fleet.name}-{name}"] for name in WITHOUT_CALLS}
 
     async def ask(name: str, queues: Sequence[str]) -> QueueStatistics:
-        asked = [queue_statistics(client, q, workflows=name == "flows") for q in queues]
+        flows = name in WITHOUT_CALLS
+        asked = [queue_statistics(client, queue, workflows=flows) for queue in queues]
         return together(await asyncio.gather(*asked))
 
-    found = await asyncio.gather(*(ask(*one) for one in wanted.items()))
+    try:
+        found = await asyncio.gather(*(ask(*one) for one in wanted.items()))
+    except RPCError as error:
+        if error.status is not RPCStatusCode.UNIMPLEMENTED:
+            raise
+        notes.append(
+            "this server has no statistics of task queues: no backlog is known"
+        )
+        return dict.fromkeys(wanted, QueueStatistics())
     return dict(zip(wanted, found, strict=True))
 
 
@@ -263,15 +331,28 @@ def _models(fleet: LoadedFleet, pool: str) -> tuple[str, ...]:
     return tuple(model.model for model in tier.models) if tier else ()
 
 
-async def _items(client: Client) -> tuple[tuple[ItemCount, ...], bool]:
+async def _items(
+    client: Client, fleet: LoadedFleet, notes: list[str]
+) -> list[ItemCount] | None:
+    """Count the running items; None if the server cannot tell."""
     counts: Counter[tuple[str, str]] = Counter()
-    query = f"{ATTRIBUTE_FLOW} IS NOT NULL AND ExecutionStatus = 'Running'"
-    async for run in client.list_workflows(query, limit=_ITEMS_COUNTED):
-        found = run.search_attributes
-        flow = _first(found.get(ATTRIBUTE_FLOW))
-        counts[flow, _first(found.get(ATTRIBUTE_STATE))] += 1
-    items = tuple(ItemCount(f, s, n) for (f, s), n in sorted(counts.items()))
-    return items, counts.total() < _ITEMS_COUNTED
+    query = (
+        f"{ATTRIBUTE_FLOW} IS NOT NULL AND ExecutionStatus = 'Running' "
+        f"AND TaskQueue = '{fleet.name}-flows'"
+    )
+    try:
+        async for run in client.list_workflows(query, limit=_ITEMS_COUNTED):
+            found = run.search_attributes
+            flow = _first(found.get(ATTRIBUTE_FLOW))
+            counts[flow, _first(found.get(ATTRIBUTE_STATE))] += 1
+    except RPCError as error:
+        if error.status is RPCStatusCode.INVALID_ARGUMENT:
+            return []  # no worker has registered the search attributes yet
+        if error.status is not RPCStatusCode.UNIMPLEMENTED:
+            raise
+        notes.append("this server lists no workflows: no items are known")
+        return None
+    return [ItemCount(f, s, n) for (f, s), n in sorted(counts.items())]
 
 
 def _first(values: Sequence[object] | None) -> str:

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,8 +42,12 @@ class Reporter:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     state: Literal["starting", "running", "draining"] = "starting"
-    limits: int = 0
-    """Generation of the applied limits that are followed."""
+    limits: str = ""
+    """ID of the applied limits that are followed."""
+    refused_limits: str = ""
+    """Why what was applied last is not followed."""
+    heard: float = field(default_factory=time.monotonic)
+    """When the server answered last."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when people should not wait for the next report."""
     statistics: dict[str, QueueStatistics] = field(default_factory=dict)
@@ -63,11 +68,18 @@ class Reporter:
             memory_bytes=_memory(),
             file=dict(self.file),
             limits=self.limits,
+            refused_limits=self.refused_limits,
+            silent_seconds=round(time.monotonic() - self.heard, 1),
             pools=tuple(self._pool(name, gate) for name, gate in self.gates.items()),
         )
 
     def _pool(self, name: str, gate: Gate) -> PoolReport:
         made = gate.report(self.models.get(name, ()))
+        if self.state == "draining":
+            made = made.model_copy(
+                update={"limit": 0, "ready": 0, "cooldown": 0, "bound": "max",
+                        "draining": made.busy, "reason": "the worker drains"}
+            )  # fmt: skip
         seen = self.statistics.get(name)
         if seen is None:
             return made

@@ -16,6 +16,8 @@ from temporalio.client import Client
 
 __all__ = ["QueueStatistics", "queue_statistics", "together"]
 
+_TIMEOUT = timedelta(seconds=10)
+
 
 @dataclass(frozen=True, slots=True)
 class QueueStatistics:
@@ -52,7 +54,8 @@ async def queue_statistics(
             task_queue=TaskQueue(name=queue),
             task_queue_type=kind,
             report_stats=True,
-        )
+        ),
+        timeout=_TIMEOUT,
     )
     stats = found.stats
     return QueueStatistics(

@@ -6,14 +6,17 @@ read its memo, so that nothing but the server has to be there for them.
 
 from __future__ import annotations
 
+from pydantic import ValidationError
 from temporalio import workflow
 
+from tierpool.blueprint import PoolSpec
 from tierpool.contracts.limits import (
     APPLY_UPDATE,
     LIMITS_MEMO,
     AppliedLimits,
     LimitsRequest,
 )
+from tierpool.errors import UsageError
 from tierpool.workflows.render import escape_markdown
 
 __all__ = ["LimitsWorkflow"]
@@ -41,9 +44,9 @@ class LimitsWorkflow:
     @workflow.update(name=APPLY_UPDATE, description="replace the limits")
     def apply(self, request: LimitsRequest) -> AppliedLimits:
         """Take limits in place of those before, all of them at once."""
-        same = request.pools == self._applied.pools and self._applied.generation
-        if not same:
+        if request.pools != self._applied.pools:
             self._applied = AppliedLimits(
+                id=str(workflow.uuid4()),
                 generation=self._applied.generation + 1,
                 at=workflow.now(),
                 by=request.by,
@@ -52,6 +55,18 @@ class LimitsWorkflow:
             workflow.upsert_memo(self._memo())
             self._show()
         return self._applied
+
+    @apply.validator
+    def _check(self, request: LimitsRequest) -> None:
+        """Refuse what no worker could follow, and what comes too late."""
+        if request.until is not None and workflow.now() > request.until:
+            raise UsageError("nobody was there to take this in time")
+        for name, pool in request.pools.items():
+            try:
+                PoolSpec(**pool.model_dump())
+            except ValidationError as error:
+                wrong = "; ".join(one["msg"] for one in error.errors())
+                raise UsageError(f"pool {name}: {wrong}") from error
 
     @workflow.query(description="what was applied last")
     def limits(self) -> AppliedLimits:

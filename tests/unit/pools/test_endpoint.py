@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from tierpool.contracts.reports import PoolReport, Window, WorkerReport
-from tierpool.errors import ServerError, UsageError
+from tierpool.errors import UsageError
 from tierpool.pools.endpoint import Listen, metrics_runtime, pages, serve_endpoint
 
 NOW = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -106,7 +106,7 @@ async def test_health_is_the_whole_report() -> None:
     assert set(WorkerReport.model_fields) == set(found)
     assert set(PoolReport.model_fields) == set(found["pools"][0])
     assert set(Window.model_fields) == set(found["pools"][0]["window"])
-    assert ("2026-11-02T12:00:00Z", 0, "", []) == (
+    assert ("2026-11-02T12:00:00Z", "", "", []) == (
         found["at"],
         found["limits"],
         found["host"],
@@ -120,12 +120,12 @@ async def test_report_is_made_on_the_event_loop_for_each_request() -> None:
     def report() -> WorkerReport:
         asyncio.get_running_loop()
         threads.append(threading.current_thread())
-        return worker(limits=len(threads))
+        return worker(pid=len(threads))
 
     async with serve_endpoint(report, FREE) as url:
         answers = [await get(url, "/health") for _ in range(2)]
 
-    assert [1, 2] == [found["limits"] for _, found in answers]
+    assert [1, 2] == [found["pid"] for _, found in answers]
     assert {threading.current_thread()} == set(threads)
 
 
@@ -356,7 +356,7 @@ async def test_taken_port_is_replaced() -> None:
 async def test_taken_port_is_refused_if_required() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ServerError) as refused:
+        with pytest.raises(UsageError) as refused:
             async with serve_endpoint(worker, Listen(port=port, required=True)):
                 pass
 
@@ -366,7 +366,7 @@ async def test_taken_port_is_refused_if_required() -> None:
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])
 async def test_address_of_another_machine_is_refused(host: str) -> None:
-    with pytest.raises(ServerError, match=f"cannot listen on {host}:8080: "):
+    with pytest.raises(UsageError, match=f"cannot listen on {host}:8080: "):
         async with serve_endpoint(worker, Listen(host)):
             pass
 

@@ -17,6 +17,7 @@ from tierpool.pools.observe import notes_on, pool_status
 from tierpool.pools.statistics import QueueStatistics, together
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+NOW = NOON + timedelta(seconds=20)
 FILE = """
 version: 1
 fleet: acme
@@ -63,9 +64,19 @@ SEEN = QueueStatistics(backlog=9, oldest=timedelta(seconds=4), added_per_second=
 
 
 class TestPool:
+    def test_draining_process_is_no_capacity(self) -> None:
+        drains = pool(limit=0, busy=3, draining=3, bound="max", reason="it drains")
+        full = pool(busy=4, bound="max", reason="all 4")
+        both = [worker(drains, state="draining"), worker(full)]
+        status = pool_status("nano", (), SEEN, both)
+        assert (4, 7, 3) == (status.limit, status.busy, status.draining)
+        assert "all 4" == status.reason
+        alone = pool_status("nano", (), SEEN, both[:1])
+        assert ("max", "it drains") == (alone.bound, alone.reason)
+
     def test_processes_add_up(self) -> None:
         one = worker(pool(busy=4, bound="max", reason="all 4"))
-        other = worker(pool(ready=1, busy=1, cooldown=2), state="draining")
+        other = worker(pool(ready=1, busy=1, cooldown=2, bound="backlog", draining=1))
         status = pool_status("nano", ("openai:small",), SEEN, [one, other])
         assert (2, 8, 1, 5, 2) == (
             status.workers,
@@ -119,11 +130,9 @@ class TestPool:
 
 
 class TestNotes:
-    def said(self, *workers: WorkerReport, generation: int = 0) -> str:
+    def said(self, *workers: WorkerReport, limits: str = "") -> str:
         pools = [pool_status("nano", (), SEEN, list(workers))]
-        return "\n".join(
-            notes_on(pools, list(workers), AppliedLimits(generation=generation))
-        )
+        return "\n".join(notes_on(pools, list(workers), AppliedLimits(id=limits), NOW))
 
     def test_nothing_to_say(self) -> None:
         assert "" == self.said(worker(), worker())
@@ -142,8 +151,23 @@ class TestNotes:
         )
         assert "tiers.nano.model is a (1), b (1)" in said
 
+    def test_who_cannot_follow_says_why(self) -> None:
+        assert "h:7 (min above max)" in self.said(
+            worker(limits="a", refused_limits="min above max"), limits="b"
+        )
+
+    def test_draining_worker_need_not_follow(self) -> None:
+        assert "" == self.said(worker(limits="a", state="draining"), limits="b")
+
+    def test_silent_worker_and_wrong_clocks_are_named(self) -> None:
+        gone = self.said(worker(at=NOW - timedelta(seconds=40)))
+        assert "h:7 has not reported for 40 s: it is gone, or its clock" in gone
+        ahead = self.said(worker(at=NOW + timedelta(seconds=99)))
+        assert "the clock of h:7 is 99 s ahead of this one's" == ahead
+        assert "" == self.said(worker(at=NOW - timedelta(minutes=11)))
+
     def test_who_does_not_follow_is_named(self) -> None:
-        said = self.said(worker(limits=2), worker(limits=1), generation=2)
+        said = self.said(worker(limits="b"), worker(limits="a"), limits="b")
         assert "do not follow the applied limits (yet): h:7" == said
 
 

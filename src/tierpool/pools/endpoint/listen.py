@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from tierpool.errors import ServerError, UsageError
+from tierpool.errors import UsageError
 
 __all__ = ["Listen", "listening"]
 
@@ -81,7 +81,7 @@ def listening(listen: Listen) -> tuple[socket.socket, str]:
     """Return a listening socket, which never blocks, and its URL.
 
     Raises:
-        ServerError: if the port is taken and required, or the address is none
+        UsageError: if the port is taken and required, or the address is none
             of this machine.
     """
     sock = listen.sock or _bound(listen)
@@ -119,8 +119,8 @@ def _server_socket(host: str, port: int) -> socket.socket:
     return socket.create_server(address, family=family, backlog=_BACKLOG)
 
 
-def _cannot(listen: Listen, error: Exception) -> ServerError:
-    return ServerError(
+def _cannot(listen: Listen, error: Exception) -> UsageError:
+    return UsageError(
         f"cannot listen on {_written(listen.host, listen.port)}: {error}; name "
         "another address or port, or stop the program that has this one"
     )

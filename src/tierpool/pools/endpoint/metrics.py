@@ -106,6 +106,12 @@ def _of_worker(report: WorkerReport) -> Iterator[Metric]:
     yield _filled(
         CounterMetricFamily, telemetry.METRIC_WORKER_CALLS, (), [((), report.calls)]
     )
+    yield _filled(
+        GaugeMetricFamily,
+        telemetry.METRIC_WORKER_SILENT,
+        (),
+        [((), report.silent_seconds)],
+    )
 
 
 def _of_instances(pools: _Pools) -> Iterator[Metric]:

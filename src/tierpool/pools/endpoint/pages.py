@@ -23,6 +23,8 @@ Report: TypeAlias = Callable[[], WorkerReport]
 """Tells how a worker process is; may be called on its event loop only."""
 
 _ANSWER_SECONDS = 2.0
+_SILENT_SECONDS = 30.0
+"""A process that has not heard the server for so long gets no work from it."""
 """Time that the event loop has for a report, and the SDK for its metrics."""
 _PATHS = ("/metrics", "/health", "/ready")
 
@@ -101,6 +103,9 @@ def _unready(report: WorkerReport) -> str:
     """Say why a process should get no work yet or no more; empty if it should."""
     if report.state != "running":
         return report.state
+    if report.silent_seconds > _SILENT_SECONDS:
+        seconds = f"{report.silent_seconds:.0f} s"
+        return f"the Temporal server has not answered for {seconds}"
     troubles = (f"pool {p.pool}: {p.trouble}" for p in report.pools if p.trouble)
     return "; ".join(troubles)
 

@@ -37,7 +37,7 @@ async def serve_endpoint(
             metrics are added; without an answer from there they are left out.
 
     Raises:
-        ServerError: if the port is taken and required, or the address is none
+        UsageError: if the port is taken and required, or the address is none
             of this machine.
     """
     source = Source(report, asyncio.get_running_loop(), sdk_metrics)
@@ -56,7 +56,7 @@ async def serve_pages(
         listen: Where; a given socket is closed at the end.
 
     Raises:
-        ServerError: if the port is taken and required, or the address is none
+        UsageError: if the port is taken and required, or the address is none
             of this machine.
     """
     sock, url = listening(listen)
