@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import os
 import signal
 import sys
 import time
@@ -15,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from _processes import clean_env
+from _processes import clean_env, cpu_seconds
 
-__all__ = ["FleetProcess", "at", "fleet_process"]
+__all__ = ["FleetProcess", "at", "busy_at", "fleet_process"]
 
 _READY_WITHIN_S = 90
 _STOP_WITHIN_S = 15
@@ -68,12 +70,30 @@ class FleetProcess:
             await asyncio.sleep(0.02)
         return found[count - 1]
 
-    async def health(self) -> Any:
-        """Ask it over HTTP how it is, and its children."""
+    def children(self) -> list[dict[str, Any]]:
+        """Return the log lines that tell of a child's start: its index, PID and port."""
+        return sorted(
+            self.events("process.started") + self.events("process.respawned"), key=at
+        )
+
+    async def busy(self) -> int:
+        """Ask all children that run how many calls they make."""
         listens = await self.saw("supervisor.listens")
-        url = listens["url"] + "/health"
-        async with aiohttp.ClientSession() as http, http.get(url) as answer:
-            return await answer.json()
+        health = await _json(listens["url"])
+        asked = (busy_at(child["port"]) for child in health["processes"])
+        return sum(await asyncio.gather(*asked))
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of it and of all its children; NaN without /proc."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text(errors="replace")
+        except FileNotFoundError:
+            return math.nan
+        ended = sum(map(int, stat.rpartition(")")[2].split()[13:15]))
+        running = (cpu_seconds(child["pid"]) for child in self.children())
+        of_children = sum(s for s in running if not math.isnan(s))
+        in_ended = ended / float(os.sysconf("SC_CLK_TCK"))
+        return cpu_seconds(self.pid) + in_ended + of_children
 
     def sigterm(self) -> float:
         """Tell it to drain; return the Unix time of that."""
@@ -85,6 +105,17 @@ class FleetProcess:
         """Wait for its end; return the status and the Unix time."""
         status = await asyncio.wait_for(self.process.wait(), within_s)
         return status, time.time()
+
+
+async def busy_at(port: int) -> int:
+    """Ask one worker process how many calls it makes."""
+    health = await _json(f"http://127.0.0.1:{port}")
+    return sum(pool["busy"] for pool in health["pools"])
+
+
+async def _json(url: str) -> Any:
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/health") as answer:
+        return await answer.json()
 
 
 def at(event: dict[str, Any]) -> float:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import signal
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _fleet_process import FleetProcess, at
+from _fleet_process import FleetProcess, at, busy_at
 from _parts_bench import ENDLESS, Bench, bench_on, services
 from _parts_load import Done
 from _program import progress
-from _recycle_history import Begun, begun_by
+from _recycle_history import begun_by
 
 __all__ = ["Killed", "Kills", "Terms", "measure_kills"]
 
@@ -26,8 +25,8 @@ HEALTHY_S = 61.0
 LOADS = 8
 NOTICED_S = 2.0
 """The provider sees within this time that a killed process has closed its connections."""
-QUIET_S = 3.0
-"""The supervisor has looked at all processes by then."""
+SETTLED_S = 3.0
+"""The last successor is as busy as the others by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +50,19 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """One kill; times are seconds since then."""
+    """One kill; times are seconds since then.
+
+    What has not come by the end of the run counts as if it had come then.
+    """
 
     calls: int
-    """That were under way."""
-    started: float | None
-    """Until the successor was started; None: there was none."""
-    ready: float | None
-    """Until it said that it was ready."""
-    slots: float | None
-    """Until it had made as many requests as calls were killed."""
+    """That were under way at the provider."""
+    started: float
+    """Until the successor was started."""
+    slots: float
+    """Until that had made as many requests as calls were killed."""
     again: tuple[float, ...]
-    """Until the provider was asked again for the parts that were killed."""
+    """Until the provider was asked again for each part that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,57 +106,53 @@ async def measure_kills(scratch: Path, terms: Terms) -> Kills:
         fleet = bench.fleet(f"max_instances: {terms.instances}")
         options = ("--processes", str(terms.processes), "--http", "127.0.0.1:0")
         async with bench.worker(fleet, "--pool", "standard", *options) as workers:
-            lanes = terms.slots // LOADS + 2
-            for _ in range(LOADS):
-                await bench.load(ENDLESS, lanes)
             await workers.saw("process.ready", terms.processes)
+            for _ in range(LOADS):
+                await bench.load(ENDLESS, terms.slots // LOADS + 2)
             kills = await _kill(workers, terms)
             await _until_ready(workers, terms)
             await bench.stop()
             done = await bench.done()
-            await asyncio.sleep(QUIET_S)
-            busy = sum(one["busy"] for one in (await workers.health())["processes"])
+            busy = await workers.busy()
             reached = await _fresh(bench, terms)
+            killed = await _judged(kills, workers, bench)
             calls = await given.calls()
-            followed = [(kill, _successor(kill, workers)) for kill in kills]
-            pids = {event["pid"] for _, event in followed if event}
-            begun = await begun_by(bench, pids)
-            killed = tuple(
-                _judge(kill, event, workers, calls, begun) for kill, event in followed
-            )
-    seen = Counter(call["label"] for call in calls)
-    return Kills(terms, killed, done, busy, reached, len(calls) - len(seen))
+    repeats = len(calls) - len({call["label"] for call in calls})
+    return Kills(terms, tuple(killed), done, busy, reached, repeats)
 
 
 async def _kill(workers: FleetProcess, terms: Terms) -> list[_Kill]:
-    """Kill the oldest process, once it is healthy, again and again."""
+    """Kill the oldest process that is healthy and has calls, again and again."""
     kills: list[_Kill] = []
     while len(kills) < terms.kills:
+        next_at = kills[-1].at + terms.every_s if kills else 0.0
+        await asyncio.sleep(max(0.05, next_at - time.time()))
         gone = {kill.pid for kill in kills}
         ready = [e for e in workers.events("process.ready") if e["pid"] not in gone]
         oldest = min(ready, key=at, default=None)
-        now = time.time()
-        if oldest is None or now - at(oldest) < terms.healthy_s:
-            await asyncio.sleep(0.1)
+        if oldest is None or time.time() - at(oldest) < terms.healthy_s:
             continue
-        os.kill(oldest["pid"], signal.SIGKILL)
-        kills.append(_Kill(oldest["pid"], oldest["index"], now))
+        pid = oldest["pid"]
+        port = next(c["port"] for c in workers.children() if c["pid"] == pid)
+        if not await busy_at(port):
+            continue
+        kills.append(_Kill(pid, oldest["index"], time.time()))
+        os.kill(pid, signal.SIGKILL)
         if len(kills) % 10 == 0:
             progress(f"{len(kills)} of {terms.kills} processes killed")
-        await asyncio.sleep(terms.every_s)
     return kills
 
 
 async def _until_ready(workers: FleetProcess, terms: Terms) -> None:
-    """Wait until all processes are there again, and killed calls are made again."""
+    """Wait until all processes are there again, and work."""
     await workers.saw("process.ready", terms.processes + terms.kills)
-    await asyncio.sleep(10)
+    await asyncio.sleep(SETTLED_S)
 
 
 async def _fresh(bench: Bench, terms: Terms) -> int:
     """Give more to do than can be done at a time; return how much is done at a time."""
     before = time.time()
-    await bench.load(3 * terms.slots)
+    await bench.load(terms.slots + terms.slots // 4)
     await bench.done()
     calls = [c for c in await bench.services.calls() if c["started"] > before]
     steps = sorted(
@@ -169,50 +165,49 @@ async def _fresh(bench: Bench, terms: Terms) -> int:
     return most
 
 
-def _successor(kill: _Kill, workers: FleetProcess) -> dict[str, Any] | None:
-    """Find the log line of the process that took the place of a killed one."""
-    events = workers.events("process.respawned", index=kill.index)
-    return next((event for event in events if at(event) >= kill.at), None)
+async def _judged(
+    kills: Sequence[_Kill], workers: FleetProcess, bench: Bench
+) -> list[Killed]:
+    """Put together what came of each kill."""
+    followed = [_successor(kill, workers) for kill in kills]
+    begun = await begun_by(bench, {pid for pid, _ in followed})
+    log = _Log(await bench.services.calls(), time.time())
+    found = []
+    for kill, (pid, started) in zip(kills, followed, strict=True):
+        hit = log.aborted(kill.at)
+        works = sorted(log.arrival(one.part, one.at) for one in begun[pid])
+        needed = max(1, len(hit))
+        slots = works[needed - 1] if len(works) >= needed else log.end
+        again = tuple(log.arrival(part, kill.at) - kill.at for part in hit)
+        found.append(Killed(len(hit), started - kill.at, slots - kill.at, again))
+    return found
 
 
-def _judge(
-    kill: _Kill,
-    successor: dict[str, Any] | None,
-    workers: FleetProcess,
-    calls: Sequence[dict[str, Any]],
-    begun: Mapping[int, Sequence[Begun]],
-) -> Killed:
-    """Put together what came of one kill."""
-    hit = [
-        call["label"]
-        for call in calls
-        if call["aborted"] and 0 <= call["ended"] - kill.at < NOTICED_S
-    ]
-    again = [_arrival(calls, part, kill.at) for part in hit]
-    if successor is None:
-        return Killed(len(hit), None, None, None, _since(kill, again))
-    pid = successor["pid"]
-    ready = workers.events("process.ready", pid=pid)
-    works = _since(
-        kill, sorted(_arrival(calls, one.part, one.at) for one in begun[pid])
-    )
-    needed = max(1, len(hit))
-    return Killed(
-        calls=len(hit),
-        started=at(successor) - kill.at,
-        ready=at(ready[0]) - kill.at if ready else None,
-        slots=works[needed - 1] if len(works) >= needed else None,
-        again=_since(kill, again),
-    )
+def _successor(kill: _Kill, workers: FleetProcess) -> tuple[int, float]:
+    """Find the process that took the place of a killed one, and when it was started."""
+    for event in workers.events("process.respawned", index=kill.index):
+        if at(event) >= kill.at:
+            return event["pid"], at(event)
+    raise RuntimeError(f"the killed process {kill.pid} has no successor")
 
 
-def _arrival(calls: Sequence[dict[str, Any]], part: str, after: float) -> float:
-    """Return when the provider was asked for a part; infinity: never."""
-    return min(
-        (c["started"] for c in calls if c["label"] == part and c["started"] >= after),
-        default=math.inf,
-    )
+class _Log:
+    """What the provider has seen."""
 
+    def __init__(self, calls: Sequence[dict[str, Any]], end: float) -> None:
+        self._calls, self.end = calls, end
+        self._by_part: dict[str, list[float]] = defaultdict(list)
+        for call in calls:
+            self._by_part[call["label"]].append(call["started"])
 
-def _since(kill: _Kill, times: Sequence[float]) -> tuple[float, ...]:
-    return tuple(time - kill.at for time in times)
+    def aborted(self, after: float) -> list[str]:
+        """Return the parts whose connections went away with a process."""
+        return [
+            call["label"]
+            for call in self._calls
+            if call["aborted"] and 0 <= call["ended"] - after < NOTICED_S
+        ]
+
+    def arrival(self, part: str, after: float) -> float:
+        """Return when it was asked for a part, by now at the latest."""
+        return min((t for t in self._by_part[part] if t >= after), default=self.end)

@@ -20,7 +20,7 @@ from _own import OwnWorkflow
 from _sandbox import sandbox
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Worker
+from temporalio.worker import Worker, WorkerTuner
 
 from tierpool import TierpoolPlugin, load_fleet
 from tierpool.activities.providers.clients import AgentClient
@@ -134,7 +134,7 @@ async def unpooled_workers(client: Client, variant: Variant) -> AsyncIterator[No
     async with Worker(
         client,
         task_queue=f"{variant.fleet}-{tier}",
-        max_concurrent_activities=SLOTS,
+        tuner=WorkerTuner.create_fixed(activity_slots=SLOTS),
         build_id=BUILD_ID,
         graceful_shutdown_timeout=GRACE,
     ):

@@ -96,7 +96,7 @@ class TierSnapshot(ConfigModel):
     max_output_tokens: int
     temperature: float | None = None
     timeout: Duration = timedelta(minutes=5)
-    failover_after: Duration = timedelta(minutes=2)
+    failover_after: Duration = timedelta(minutes=10)
 
 
 class RoleSnapshot(ConfigModel):

@@ -21,6 +21,7 @@ from temporalio.plugin import SimplePlugin
 from temporalio.worker import (
     FixedSizeSlotSupplier,
     ReplayerConfig,
+    Worker,
     WorkerConfig,
     WorkerTuner,
     WorkflowRunner,
@@ -33,6 +34,7 @@ from tierpool.activities.conversations import ConversationStore
 from tierpool.activities.governed import governing
 from tierpool.activities.housekeeping import HousekeepingActivities
 from tierpool.activities.parts import PartStore
+from tierpool.activities.providers.base import ProviderError
 from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.resets import spent
 from tierpool.codec import ZlibCodec
@@ -52,9 +54,10 @@ from tierpool.workflows.limits import LimitsWorkflow
 
 __all__ = ["TierpoolPlugin"]
 
-_LIMITED = ("workflow_tasks", "activities", "local_activities", "nexus_tasks")
-
 _MANY = 10_000
+_USUAL = 100
+"""Slots of the SDK, unless somebody says otherwise."""
+_WRONG_KEY = 401
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
 """By default the SDK sends heartbeats only every 4 of the 5 seconds allowed."""
@@ -83,11 +86,15 @@ class TierpoolPlugin(SimplePlugin):
         self._parts = PartStore()
         self._conversations = ConversationStore()
         self._parts.pin(loaded.snapshot.parts.values())
+        throttles = _throttles(loaded)
         self.tierpool_pools: dict[str, Pool[Any]] = {
-            name: Pool(name, spec, _builder(loaded, name))
+            name: Pool(name, spec, _builder(loaded, name, throttles[name]))
             for name, spec in pool_specs(loaded).items()
         }
-        self.tierpool_gates = _gates(loaded, self.tierpool_pools)
+        self.tierpool_gates = {
+            name: Gate(pool, throttles[name])
+            for name, pool in self.tierpool_pools.items()
+        }
         super().__init__(
             "tierpool.TierpoolPlugin",
             data_converter=partial(_data_converter, compress=compress),
@@ -148,22 +155,43 @@ class TierpoolPlugin(SimplePlugin):
         self._limit(config, queue, self.tierpool_gates[tier])
 
     def _limit(self, config: WorkerConfig, queue: str, gate: Gate) -> None:
-        """Let the pool's gate decide on slots, unless the user does."""
-        limits = ("tuner", *(f"max_concurrent_{what}" for what in _LIMITED))
+        """Let the pool's gate decide on slots; a tuner of the user's goes before it.
+
+        A number of activities that the user set is the pool's limit.
+        """
         own = config.get("max_concurrent_activities")
-        if config.get("tuner") is not None or own:
+        if config.get("tuner") is not None:
             # the pool's own bound must not be in the way
-            gate.pool.resize(max(gate.pool.limit, own or _MANY))
-        elif any(config.get(name) is not None for name in limits):
-            # a tuner excludes all of them
-            config["max_concurrent_activities"] = max(1, gate.pool.limit)
-        else:
-            config["tuner"] = WorkerTuner.create_composite(
-                workflow_supplier=FixedSizeSlotSupplier(100),
-                activity_supplier=QueueSlots(gate, queue),
-                local_activity_supplier=FixedSizeSlotSupplier(100),
-                nexus_supplier=FixedSizeSlotSupplier(100),
-            )
+            gate.pool.resize(max(gate.pool.limit, _MANY))
+            return
+        if own is not None:
+            gate.pool.resize(own)
+
+        def fixed(what: str) -> FixedSizeSlotSupplier:
+            # a tuner excludes these options
+            given = config.pop(f"max_concurrent_{what}", None)  # type: ignore[misc]
+            return FixedSizeSlotSupplier(given or _USUAL)
+
+        config.pop("max_concurrent_activities", None)
+        config["tuner"] = WorkerTuner.create_composite(
+            workflow_supplier=fixed("workflow_tasks"),
+            activity_supplier=QueueSlots(gate, queue),
+            local_activity_supplier=fixed("local_activities"),
+            nexus_supplier=fixed("nexus_tasks"),
+        )
+
+    async def run_worker(
+        self, worker: Worker, next: Callable[[Worker], Awaitable[None]]
+    ) -> None:
+        """Look after the pool of a tier's worker for as long as it runs."""
+        queue, fleet = worker.task_queue, self.tierpool_fleet
+        tools = queue == f"{fleet.name}-{TOOLS}"
+        name = TOOLS if tools else tier_of_queue(fleet, queue)
+        if name is None:
+            await super().run_worker(worker, next)
+            return
+        async with self.tierpool_pools[name].tended():
+            await super().run_worker(worker, next)
 
     def _for_users(self, config: WorkerConfig) -> Sequence[Callable[..., Any]]:
         """Return the local activities that `call_agent` needs beside a user's own."""
@@ -181,18 +209,16 @@ def tier_of_queue(fleet: LoadedFleet, queue: str) -> str | None:
     return None
 
 
-def _gates(fleet: LoadedFleet, pools: Mapping[str, Pool[Any]]) -> dict[str, Gate]:
-    """Give each pool its gate; one throttle for each model, address and key."""
+def _throttles(fleet: LoadedFleet) -> dict[str, dict[str, Throttle]]:
+    """Give each pool's queues their throttles: one for each model, address and key."""
     known: dict[tuple[str, str | None, str | None], Throttle] = {}
-    gates = {}
-    for name, pool in pools.items():
-        tier = fleet.snapshot.tiers.get(name)
-        throttles = {}
-        for model in tier.models if tier else ():
+    found: dict[str, dict[str, Throttle]] = {TOOLS: {}}
+    for name, tier in fleet.snapshot.tiers.items():
+        found[name] = {}
+        for model in tier.models:
             key = (model.model, model.base_url, model.api_key_env)
-            throttles[model.queue] = known.setdefault(key, Throttle(model.model))
-        gates[name] = Gate(pool, throttles)
-    return gates
+            found[name][model.queue] = known.setdefault(key, Throttle(model.model))
+    return found
 
 
 class _Nothing:
@@ -209,20 +235,28 @@ async def _nothing(warm: bool) -> _Nothing:
     return _Nothing()
 
 
-def _builder(fleet: LoadedFleet, pool: str) -> Callable[[bool], Awaitable[Any]]:
+def _builder(
+    fleet: LoadedFleet, pool: str, throttles: Mapping[str, Throttle]
+) -> Callable[[bool], Awaitable[Any]]:
     if pool == TOOLS:
         return _nothing
-    return partial(_agent, fleet.snapshot.tiers[pool])
+    first = next(iter(throttles.values()))
+    return partial(_agent, fleet.snapshot.tiers[pool], first)
 
 
-async def _agent(tier: TierSnapshot, warm: bool) -> AgentClient:
+async def _agent(tier: TierSnapshot, throttle: Throttle, warm: bool) -> AgentClient:
     """Build what an instance of a tier's pool calls models with."""
     client = AgentClient()
     if not warm:
         return client
     try:
         await client.warm(tier.models[:1])  # fallbacks are for bad days
-    except TierpoolError:
+    except ProviderError as error:
+        if error.detail.status != _WRONG_KEY:
+            await client.close()
+            raise
+        throttle.refused_key(str(error))  # its fallbacks may have keys of their own
+    except BaseException:
         await client.close()
         raise
     return client

@@ -149,20 +149,21 @@ def _reporter(client: Client, fleet: LoadedFleet, served: Served) -> Reporter:
 
 @asynccontextmanager
 async def _ready_pools(client: Client, reporter: Reporter) -> AsyncIterator[None]:
-    """Make pools ready, and look after them; announce the process meanwhile."""
+    """Make pools ready and keep them so; announce the process meanwhile."""
     pools = {name: gate.pool for name, gate in reporter.gates.items()}
     follower = Follower(client, reporter, pools)
     await follower.look()
-    await asyncio.gather(*(pool.ready() for pool in pools.values()))
-    work: list[Callable[[], Awaitable[None]]] = [p.tend for p in pools.values()]
-    work += [follower.follow, partial(say_again_and_again, client, reporter)]
-    tending = [asyncio.create_task(_for_good(one)) for one in work]
-    try:
-        yield
-    finally:
-        for task in tending:
-            task.cancel()
-        await asyncio.gather(*(pool.close() for pool in pools.values()))
+    async with AsyncExitStack() as stack:
+        entered = [stack.enter_async_context(pool.tended()) for pool in pools.values()]
+        await asyncio.gather(*entered)
+        work: list[Callable[[], Awaitable[None]]] = [follower.follow]
+        work.append(partial(say_again_and_again, client, reporter))
+        tasks = [asyncio.create_task(_for_good(one)) for one in work]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 async def _for_good(work: Callable[[], Awaitable[None]]) -> None:

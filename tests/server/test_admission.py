@@ -6,10 +6,14 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.worker import Worker
+
 from tierpool.client import flow_result, gates_of, pools_of
 from tierpool.pools.gate import Gate
 from tierpool.pools.instances import Pool
 from tierpool.testing import Overloaded, RateLimited, Reply, ScriptedProvider
+from tierpool.worker import Served
 
 from .conftest import FLEET, Running, Start
 
@@ -25,6 +29,7 @@ flows:
 WITH_KEY = FLEET.replace(
     "base_url: BASE_URL/v1", "base_url: BASE_URL/v1\n    api_key_env: OPENAI_API_KEY", 1
 )
+RUNNING = WorkflowExecutionStatus.RUNNING
 KEY = "sk-test-0123456789abcdef"  # as the fixture sets it
 WITH_FALLBACK = FLEET.replace(
     "pool: {max_instances: 4}",
@@ -46,25 +51,23 @@ def gate(fleet: Running) -> Gate:
 
 
 async def test_refused_key_closes_the_pool_until_it_is_accepted(running: Start) -> None:
-    """With a key that is not taken nothing is polled; items wait, and then go on."""
+    """With a key that is not taken hardly anything is sent; items wait, and go on."""
     fleet = await running(ROLES, base=WITH_KEY)
     fleet.provider.default(Reply("fine"))
     first = await fleet.run("review")
     fleet.provider.keys = frozenset()
-
-    refused = await fleet.run("review")
-    handle = await fleet.start("review")
-    await asyncio.sleep(2)
+    handles = [await fleet.start("review") for _ in range(12)]
+    await asyncio.sleep(4)
     report, calls = gate(fleet).report(), fleet.provider.accounting.calls
     fleet.provider.keys = frozenset([KEY])
-    result = await flow_result(handle)
+    results = [await flow_result(handle) for handle in handles]
 
-    assert ("done", "failed", "done") == (first.state, refused.state, result.state)
-    assert "HTTP 401" in refused.reason
+    assert "done" == first.state
     assert (1, "provider") == (calls, report.bound)
     assert "HTTP 401" in report.trouble
     assert KEY not in report.model_dump_json()
-    assert 2 == fleet.provider.accounting.calls
+    assert ["done"] * 12 == [result.state for result in results]
+    assert 13 == fleet.provider.accounting.calls
     assert "" == gate(fleet).report().trouble
 
 
@@ -75,16 +78,16 @@ async def test_key_is_asked_for_before_the_first_poll(
     provider.keys = frozenset()
     fleet = await running(ROLES, base=WITH_KEY)
     fleet.provider.default(Reply("fine"))
-    begun = nano(fleet).view()
+    begun = gate(fleet).report()
     handle = await fleet.start("review")
     await asyncio.sleep(1)
     fleet.provider.keys = None
 
     result = await flow_result(handle)
 
-    assert (0, 0) == (begun.ready, begun.built)
+    assert ("provider", 0) == (begun.bound, begun.ready)
     assert "HTTP 401" in begun.trouble
-    assert ("done", 1) == (result.state, result.attempts)
+    assert "done" == result.state
     assert 1 == fleet.provider.accounting.calls
 
 
@@ -148,6 +151,69 @@ async def test_items_go_to_the_fallback_and_come_back(running: Start) -> None:
     assert ["done"] * 12 == [result.state for result in results]
     assert refused <= 8
     assert {"small"} == {r.model for r in fleet.provider.requests}
+
+
+async def test_fallback_serves_while_the_key_of_the_first_model_is_refused(
+    running: Start,
+) -> None:
+    """Items go on at once at the fallback, which needs no key here."""
+    base = WITH_FALLBACK.replace(
+        "base_url: BASE_URL/v1",
+        "base_url: BASE_URL/v1\n    api_key_env: OPENAI_API_KEY",
+        1,
+    )
+    fleet = await running(ROLES, base=base)
+    fleet.provider.default(Reply("fine"))
+    fleet.provider.keys = frozenset(["none"])  # what stands for no key
+    results = await asyncio.gather(*(fleet.run("review") for _ in range(6)))
+
+    assert ["done"] * 6 == [result.state for result in results]
+    assert {"spare"} == {request.model for request in fleet.provider.requests}
+    assert "HTTP 401" in gate(fleet).report().trouble
+
+
+async def test_worker_of_a_users_own_is_gated_and_tended(running: Start) -> None:
+    """Its number of activities is the pool's limit; a refused key is got over."""
+    fleet = await running(ROLES, base=WITH_KEY, served=Served(flows=True))
+    fleet.provider.default(Reply("fine"))
+    fleet.provider.keys = frozenset()
+    queue = f"{fleet.fleet.name}-nano"
+    async with Worker(fleet.client, task_queue=queue, max_concurrent_activities=2):
+        handles = [await fleet.start("review") for _ in range(5)]
+        await asyncio.sleep(2)
+        trouble, limit = gate(fleet).report().trouble, nano(fleet).limit
+        fleet.provider.keys = None
+        results = [await flow_result(handle) for handle in handles]
+
+    assert ("HTTP 401" in trouble, limit) == (True, 2)
+    assert ["done"] * 5 == [result.state for result in results]
+    assert fleet.provider.accounting.peak_in_flight <= 2
+
+
+async def test_tiers_that_share_a_model_share_what_it_takes(running: Start) -> None:
+    """While one call at a time is allowed, a busy tier does not keep out another."""
+    base = FLEET.replace("openai:large", "openai:small").replace(
+        "max_instances: 2", "max_instances: 4"
+    )
+    other = """
+  second: {prompt: "Second.\\n", tier: premium}
+flows:
+  urgent:
+    initial: incoming
+    transitions:
+      "incoming -> done": {agent: second}
+"""
+    fleet = await running(ROLES.replace("flows:", other), base=base)
+    fleet.provider.script(RateLimited(wait=timedelta(seconds=1)))
+    fleet.provider.default(Reply("fine", delay=timedelta(seconds=0.2)))
+    busy = [await fleet.start("review") for _ in range(25)]
+    await fleet.provider.until(lambda books: books.calls >= 3)
+    await fleet.run("urgent")
+    waiting = sum([(await handle.describe()).status is RUNNING for handle in busy])
+    for handle in busy:
+        await flow_result(handle)
+
+    assert waiting > 0
 
 
 async def test_headers_slow_a_pool_down_before_it_is_refused(running: Start) -> None:

@@ -36,6 +36,7 @@ from temporalio.worker.workflow_sandbox import (
 )
 
 from tierpool import TierpoolError, TierpoolPlugin, flow_result
+from tierpool.client import pools_of
 from tierpool.fleet import LoadedFleet
 from tierpool.testing import Reply
 from tierpool.worker import Served
@@ -344,11 +345,17 @@ async def test_users_limits_of_a_pool_are_kept(running: Start) -> None:
     queue, second = f"{fleet.fleet.name}-nano", timedelta(seconds=1)
     tuner = WorkerTuner.create_fixed(activity_slots=3)
 
-    limited = configured(fleet, queue, max_concurrent_activities=1)
+    limited = configured(
+        fleet, queue, max_concurrent_activities=1, max_concurrent_local_activities=7
+    )
+    limit = pools_of(fleet.client)["nano"].limit
     tuned = configured(fleet, queue, tuner=tuner)
     eager = configured(fleet, queue, max_heartbeat_throttle_interval=second)
 
-    assert limited["max_concurrent_activities"] == 1
+    assert limit == 1
+    assert isinstance(limited["tuner"], WorkerTuner)
+    assert limited["tuner"]._get_local_activity_task_slot_supplier().num_slots == 7
+    assert not [key for key in limited if key.startswith("max_concurrent_")]
     assert tuned["tuner"] is tuner
     assert "max_concurrent_activities" not in tuned
     assert eager["max_heartbeat_throttle_interval"] == second

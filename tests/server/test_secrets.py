@@ -106,10 +106,12 @@ async def test_key_that_a_provider_repeats_goes_nowhere(
     async with worker_process(
         address, fleet.fleet, "--pool", tier, "--tools", ACME_KEY=key
     ) as worker:
-        for flow in ["gated", *["review"] * len(steps), "review"]:
+        flow = "gated"
+        while fleet.provider.steps_left:  # an item whose key is refused takes several
             handle = await fleet.start(flow)
             result = await flow_result(handle)
             evidence += [repr(result), await everything_kept(handle)]
+            flow = "review"
         worker.process.terminate()
         await worker.ended()
 

@@ -92,8 +92,8 @@ class Admitted(Protocol):
         """Say that the instance's connections are in doubt."""
         ...
 
-    def refused_key(self, reason: str) -> None:
-        """Say that the provider does not take the key."""
+    def refused_key(self, reason: str) -> timedelta:
+        """Say that the provider does not take the key; returns when to try again."""
         ...
 
     def answered(self, told: Headroom | None) -> None:
@@ -233,7 +233,7 @@ class AgentActivities:
             try:
                 answer = await provider.complete(call)
             except ProviderError as error:
-                _tell(admitted, error.detail)
+                error.detail = _told(admitted, error.detail)
                 raise
             admitted.answered(answer.headroom)
         compare_usage(request, call, answer.usage)
@@ -337,14 +337,17 @@ def _unbilled(
     )
 
 
-def _tell(admitted: Admitted, failure: FailureDetail) -> None:
+def _told(admitted: Admitted, failure: FailureDetail) -> FailureDetail:
     """Let the pool know what a failed call means for the next ones."""
     if not failure.status:
         admitted.broken()
     elif failure.status == _WRONG_KEY:
-        admitted.refused_key(failure.message)
+        # the worker's fault, not the item's: that one waits
+        wait = admitted.refused_key(failure.message)
+        return failure.model_copy(update={"retry_after": wait})
     elif failure.status in _BUSY and failure.next is NextStep.RETRY:
         admitted.refused(failure.retry_after)
+    return failure
 
 
 def _type(detail: FailureDetail) -> str:

@@ -176,7 +176,7 @@ class Tier(_Model):
     """Sampling temperature; default: the provider's."""
     timeout: Duration = timedelta(minutes=5)
     """How long one attempt may take."""
-    failover_after: Duration = timedelta(minutes=2)
+    failover_after: Duration = timedelta(minutes=10)
     """How long an attempt may wait in the queue while there is a fallback."""
     pool: PoolSpec = PoolSpec()
     """Size of the pool."""

@@ -191,7 +191,14 @@ class FailureDetail(Wire):
     """The provider's hint."""
     admitted: bool = True
     """False if the worker could not start the attempt: that is no try at all."""
+    about_input: bool = False
+    """The input is too long for this model: that says nothing of other calls."""
     usage: Usage | None = None
     """Where the failed attempt was billed."""
     input_bytes: int = 0
     """Where the estimate was too low: the bytes that would have been sent."""
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing is owed."""
+        return self.outcome is Outcome.UNBILLED

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
+
+import structlog
 
 from tierpool.budget.rates import Headroom
 from tierpool.contracts.reports import Bound, PoolReport
@@ -24,6 +27,8 @@ from tierpool.pools.instances import Instance, Pool, PoolView
 from tierpool.pools.throttle import Throttle
 
 __all__ = ["Admitted", "Gate", "bound_of"]
+
+_log = structlog.get_logger()
 
 _COME_BACK = timedelta(seconds=2)
 """Until then a call that was sent back waits at least."""
@@ -48,9 +53,7 @@ class Admitted:
 
     instance: Instance[Any]
     throttle: Throttle | None
-    pool: Pool[Any]
-    first: bool
-    """Whether it goes to the tier's own model."""
+    pool: str
 
     @property
     def agent(self) -> Any:
@@ -61,20 +64,21 @@ class Admitted:
         """Say that the instance's connections are in doubt: it is replaced."""
         self.instance.failed = True
 
-    def refused_key(self, reason: str) -> None:
-        """Say that the provider does not take the key: nothing can be called.
-
-        A fallback with a key of its own is left alone for a while instead.
-        """
+    def refused_key(self, reason: str) -> timedelta:
+        """Say that the provider does not take the key; returns when to try again."""
         self.broken()
-        if self.first:
-            self.pool.doubt(reason)
-        elif self.throttle is not None:
-            self.throttle.refused()
+        if self.throttle is None:
+            return _COME_BACK
+        if not self.throttle.trouble:
+            _log.warning("pool.trouble", pool=self.pool, reason=reason)
+        self.throttle.refused_key(reason)
+        return timedelta(seconds=self.throttle.closed_for)
 
     def answered(self, told: Headroom | None) -> None:
         """Say that the provider answered, and what it still takes."""
         if self.throttle is not None:
+            if self.throttle.trouble:
+                _log.info("pool.recovered", pool=self.pool)
             self.throttle.answered(told)
 
     def refused(self, retry_after: timedelta | None) -> None:
@@ -91,6 +95,14 @@ class Gate:
     throttles: dict[str, Throttle]
     """By task queue, the tier's own first; empty for tools."""
     queues: list[Slots] = field(default_factory=list)
+    _begun: Counter[str] = field(default_factory=Counter)
+    """Calls that were sent and have not ended, by task queue."""
+    _look_at: float = 0.0
+    """When the gate is looked at again, by the loop's time."""
+
+    def __post_init__(self) -> None:
+        for throttle in self.throttles.values():
+            throttle.listeners.append(self.pool.changed)
 
     def opens_for(self, queue: Slots) -> bool:
         """Tell whether a queue may have one more slot.
@@ -108,8 +120,8 @@ class Gate:
             return True
         if self._elsewhere(queue.name, throttle):
             return True  # to be sent on to the fallback
-        polling = queue.issued - queue.used
-        return throttle.under_way + polling < throttle.room
+        coming = queue.issued - self._begun[queue.name]
+        return throttle.under_way + coming < throttle.room
 
     @asynccontextmanager
     async def admit(self, queue: str) -> AsyncIterator[Admitted]:
@@ -126,12 +138,13 @@ class Gate:
         await self._open(throttle)
         if throttle is not None:
             throttle.begin()
+            self._begun[queue] += 1
         try:
             async with self.pool.lend() as instance:
-                first = queue == next(iter(self.throttles), None)
-                yield Admitted(instance, throttle, self.pool, first)
+                yield Admitted(instance, throttle, self.pool.name)
         finally:
             if throttle is not None:
+                self._begun[queue] -= 1
                 throttle.end()
                 self._look_again_after(throttle.closed_for)
 
@@ -155,7 +168,7 @@ class Gate:
             draining=view.draining,
             bound=bound,
             reason=reason,
-            trouble=view.trouble,
+            trouble=view.trouble or self._refused_keys(),
             built=view.built,
             calls=meter.calls,
             failed=meter.failed,
@@ -165,8 +178,12 @@ class Gate:
 
     def _elsewhere(self, queue: str, throttle: Throttle) -> bool:
         """Tell whether a call should go to the tier's next model at once."""
-        last = next(reversed(self.throttles))
-        return throttle.unavailable and queue != last
+        others = list(self.throttles)[list(self.throttles).index(queue) + 1 :]
+        usable = any(not self.throttles[other].trouble for other in others)
+        return throttle.unavailable and usable
+
+    def _refused_keys(self) -> str:
+        return "; ".join(t.trouble for t in self.throttles.values() if t.trouble)
 
     def _room(self) -> float:
         rooms = [throttle.room for throttle in self.throttles.values()]
@@ -188,8 +205,11 @@ class Gate:
             ) from None
 
     def _look_again_after(self, seconds: float) -> None:
-        if seconds:
-            loop = asyncio.get_running_loop()
+        """Wake who waits when the time is over; one timer is enough."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if seconds and not now < self._look_at <= now + seconds:
+            self._look_at = now + seconds
             loop.call_later(seconds, self.pool.changed)
 
 
@@ -199,8 +219,11 @@ def bound_of(view: PoolView, throttles: list[Throttle]) -> tuple[Bound, str]:
         return "provider", view.trouble
     if not view.limit:
         return "max", "paused: max_instances is 0"
-    if throttles and all(throttle.full for throttle in throttles):
-        return "provider", "; ".join(throttle.why() for throttle in throttles)
+    # a model that is unavailable has sent its calls on to the next one
+    tried = [throttle for throttle in throttles if not throttle.unavailable]
+    first = next(iter(tried or throttles), None)
+    if first is not None and first.full and first.room < view.limit:
+        return "provider", "; ".join(filter(None, (t.why() for t in throttles)))
     if view.busy >= view.limit:
         return "max", f"all {view.limit} instances are busy"
     return "backlog", "instances are free"

@@ -116,6 +116,8 @@ class Pool(Generic[A]):
     """The last one was used last: the others may grow old."""
     _busy: set[Instance[A]] = field(default_factory=set)
     _starting: int = 0
+    _users: int = 0
+    _tending: asyncio.Task[None] | None = None
     _waiting: set[asyncio.Future[None]] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -172,29 +174,41 @@ class Pool(Generic[A]):
         missing = min(self.spec.min_instances, self.limit) - self.size
         await asyncio.gather(*(self._add() for _ in range(missing)))
 
+    @asynccontextmanager
+    async def tended(self) -> AsyncIterator[None]:
+        """Make the pool ready, and look after it until the last block ends."""
+        self._users += 1
+        try:
+            if self._users == 1:
+                self._tending = asyncio.create_task(self.tend())
+            await self.ready()
+            yield
+        finally:
+            self._users -= 1
+            if not self._users and self._tending is not None:
+                self._tending.cancel()
+                await self.close()
+
     async def tend(self) -> None:
         """Let idle instances go and replace what is missing, until cancelled."""
         wait, longest = _BUILD_AGAIN_SECONDS
         while True:
             await asyncio.sleep(wait if self.trouble else _TEND_SECONDS)
-            self._trim()
-            self._note()
-            self._keep_warm()
-            self.changed()  # time alone may have opened the gate
-            if self.trouble and self.limit:
-                await self._add()  # the others wait until one can be built
-            await self.ready()
+            try:
+                await self._look_after()
+            except Exception:  # noqa: BLE001 - whatever it was, the pool goes on
+                _log.exception("pool.stumbled", pool=self.name)
             wait = min(2 * wait, longest) if self.trouble else _BUILD_AGAIN_SECONDS[0]
 
-    def doubt(self, reason: str) -> None:
-        """Poll for nothing more until an instance could be built anew.
-
-        Args:
-            reason: What is wrong with those there are, such as a refused key.
-        """
-        self._trouble(reason)
-        self._close(self._ready)
-        self._ready = []
+    async def _look_after(self) -> None:
+        self._trim()
+        self._note()
+        self._keep_warm()
+        self.changed()  # time alone may have opened the gate
+        if self.trouble and self.limit:
+            await self._add()  # the others wait until one can be built
+        if not self.trouble:
+            await self.ready()
 
     async def close(self) -> None:
         """Let all idle instances go and wait for what is under way."""
@@ -271,6 +285,9 @@ class Pool(Generic[A]):
         except TierpoolError as error:
             self._trouble(str(error))
             raise
+        except Exception as error:
+            self._trouble(f"no instance can be built: {type(error).__name__}")
+            raise NotAdmitted(self.trouble) from error
         finally:
             self._starting -= 1
         if self.trouble and warm:  # only warming shows whether it can be used

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from tierpool.budget.rates import Headroom
 
@@ -40,11 +40,17 @@ class Throttle:
     clock: Callable[[], float] = time.monotonic
     allowed: float = math.inf
     """Calls at a time; infinite while none was refused lately."""
+    trouble: str = ""
+    """Why the key is of no use; one call at a time tries it then."""
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+    """Called when there may be room: several pools may use one model."""
     under_way: int = 0
     """Calls that were sent and have not ended."""
     _successes: int = 0
     _refusals: int = 0
     """Cuts in a row."""
+    _step: float = 1.0
+    """How much is tried above what was refused last; doubles while that works."""
     _plateau: float = 0.0
     """Just below what was refused last: higher only step by step."""
     _probe_at: float = 0.0
@@ -68,13 +74,22 @@ class Throttle:
     def end(self) -> None:
         """Count a call that has ended, however it ended."""
         self.under_way -= 1
+        self.changed()
+
+    def changed(self) -> None:
+        """Let all that wait for this model look again."""
+        for listener in self.listeners:
+            listener()
 
     def answered(self, told: Headroom | None = None) -> None:
         """Learn from a call that was answered, and from what its headers told."""
         now = self.clock()
+        self.trouble = ""
         self._refusals = 0
         self._successes += 1
         if told is not None:
+            # answers overtake each other: the less that one of them left is true
+            told = replace(told, calls=min(told.calls, max(0.0, self._left())))
             self._told, self._told_at, self._sent_since = told, now, 0
         if now - self._cut_until >= _FORGET_SECONDS:
             self.allowed = math.inf
@@ -95,9 +110,20 @@ class Throttle:
             at_a_time = min(self.allowed, max(1, self.under_way))
             self.allowed = max(1.0, math.floor(at_a_time * _CUT))
             self._plateau = max(1.0, at_a_time - 1)
-            self._successes = 0
+            self._successes, self._step = 0, 1.0
             self._refusals += 1
-        pause = retry_after
+        self._close(now, retry_after)
+
+    def refused_key(self, reason: str) -> None:
+        """Learn that the provider does not take the key: hardly worth trying."""
+        now = self.clock()
+        self.trouble = reason
+        if now >= self._cut_until:
+            self._refusals += 1
+        self._close(now, None)
+
+    def _close(self, now: float, pause: float | None) -> None:
+        """Send nothing for a while."""
         if pause is None:
             doubled = _FIRST_PAUSE * 2.0 ** min(max(0, self._refusals - 1), 10)
             pause = min(doubled, _LONGEST_PAUSE)
@@ -105,6 +131,7 @@ class Throttle:
         self._closed_until = max(self._closed_until, now + pause)
         self._cut_until = max(self._cut_until, now + max(pause, _FIRST_PAUSE))
         self._probe_at = self._cut_until + _PROBE_SECONDS
+        self.changed()
 
     @property
     def closed_for(self) -> float:
@@ -121,20 +148,24 @@ class Throttle:
         """How many calls may be under way at a time now; infinite if not limited."""
         if self.closed_for:
             return 0
-        left = self._left()
+        allowed, left = 1.0 if self.trouble else self.allowed, self._left()
         if math.isinf(left):
-            return self.allowed
-        return min(self.allowed, self.under_way + math.floor(left))
+            return allowed
+        return min(allowed, self.under_way + math.floor(left))
 
     @property
     def unavailable(self) -> bool:
         """Whether waiting is no use where there is another model to go to."""
         wait = self.closed_for
+        if self.trouble:
+            return self.full
         return wait > _LONG or (wait > 0 and self._refusals >= _IN_VAIN)
 
     def why(self) -> str:
         """Say in words what holds calls back; empty if nothing does."""
         wait = self.closed_for
+        if self.trouble:
+            return self.trouble
         if wait:
             return f"{self.name} takes no calls for {math.ceil(wait)} s"
         if math.isfinite(self.allowed):
@@ -148,6 +179,9 @@ class Throttle:
             if now < self._probe_at:
                 return
             self._probe_at = now + _PROBE_SECONDS
+            self.allowed += self._step
+            self._step *= 2
+            return
         self.allowed += 1
 
     def _left(self) -> float:

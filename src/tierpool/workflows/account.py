@@ -166,7 +166,10 @@ def _settle(
             "cost.above_reservation",
             extra={"role": request.role, "cost": cost, "reserved": held.usd},
         )
-    _record(run, request, held, made, outcome, last.usage, cost, note)
+    admitted = not isinstance(last, FailureDetail) or last.admitted
+    _record(
+        run, request, held, made, outcome, last.usage, cost, note, admitted=admitted
+    )
 
 
 def _cancelled(
@@ -193,9 +196,14 @@ def _record(
     usage: Usage | None,
     cost: Decimal,
     note: str,
+    *,
+    admitted: bool = True,
 ) -> None:
+    """Settle an attempt and put it on record; one that was not admitted is none."""
     if held is not None:
         run.budget.settle(held, cost)
+    if not admitted:
+        return
     attempt = Attempt(
         state=run.state,
         role=request.role,

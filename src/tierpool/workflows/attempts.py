@@ -120,6 +120,8 @@ class Progress:
     fallbacks_left: int = 0
     turned_away: int = 0
     """Unbilled attempts in a row on this model."""
+    passed_by: int = 0
+    """Models of the tier before this one."""
     not_admitted: int = 0
     """Attempts that a worker sent back because it could not start them."""
 
@@ -137,7 +139,13 @@ class Progress:
     def failed_over(self) -> None:
         """Go on with the next model of the tier."""
         self.fallbacks_left -= 1
+        self.passed_by += 1
         self.turned_away = 0
+
+    def returned(self, model: int) -> None:
+        """Go back to an earlier model of the tier, by its number."""
+        self.fallbacks_left += self.passed_by - model
+        self.passed_by, self.turned_away = model, 0
 
     @property
     def exhausted(self) -> str:
@@ -191,6 +199,9 @@ def _again(progress: Progress, last: FailureDetail, jitter: float) -> Next:
         return Failover(last)
     if last.next is NextStep.FAILOVER and last.retry_after is None:
         return GiveUp(f"{last.message} (no fallback is left)")
+    if not last.admitted:  # no provider asked for this: the longer, the less it helps
+        wait = backoff(progress.not_admitted, jitter)
+        return Wait(max(wait, last.retry_after or wait), last.message)
     tries = progress.unbilled + progress.paid
     return Wait(last.retry_after or backoff(tries, jitter), last.message)
 
@@ -205,6 +216,8 @@ def _unavailable(progress: Progress, last: FailureDetail) -> bool:
     if last.next is NextStep.FAILOVER:
         return True
     if last.outcome is not Outcome.UNBILLED:
+        return False
+    if not last.admitted:
         return False
     long = last.retry_after is not None and last.retry_after > _PATIENCE
     return long or progress.turned_away >= _TURNED_AWAY

@@ -39,8 +39,9 @@ from tierpool.workflows.render import (
     attempt_summary,
     decision_hint,
     escape_markdown,
-    money,
+    invalid_reply,
     shorten,
+    waits_for_raise,
 )
 from tierpool.workflows.routes import route_for
 from tierpool.workflows.run import RunState
@@ -152,26 +153,45 @@ class Call:
                 case step.Escalate(reason):
                     route = self._around(await self._escalate(route, reason))
                     progress = self._progress(route, paid=progress.paid)
+                case step.Wait():
+                    route = await self._wait(decision, route, last, progress)
                 case _:
-                    await self._same_again(decision, request, progress)
+                    self._same_again(decision, request, progress)
 
-    async def _same_again(
+    async def _wait(
         self,
-        decision: step.Wait | step.Reserve | step.Repair,
+        wait: step.Wait,
+        route: Route,
+        last: AgentResult | FailureDetail,
+        progress: step.Progress,
+    ) -> Route:
+        """Wait for the model of the tier that can be used again first."""
+        delay = wait.delay
+        if isinstance(last, FailureDetail) and last.free and route.fallback:
+            known = self.run.unavailable
+            other, back = known.next(self.snapshot, route, last, workflow.now())
+            if back is not None:
+                known.note(route.queue, last, workflow.now())
+                progress.returned(other.fallback)
+                route, delay = other, max(back, step.backoff(1, 0))
+        await self._sleep(delay, wait.reason, route)
+        return route
+
+    def _same_again(
+        self,
+        decision: step.Reserve | step.Repair,
         sent: AgentRequest,
         progress: step.Progress,
     ) -> None:
         """Do what has to be done before the next attempt on the same model."""
         match decision:
-            case step.Wait(delay, reason):
-                await self._sleep(delay, reason, sent.route)
             case step.Reserve(counted):
                 progress.reserved_anew = True
                 self.more_bytes += max(0, counted - sent.input_bytes)
             case step.Repair(text, problem):
                 progress.repaired = True
                 self.repairs.append(("assistant", text or "(no text)"))
-                self.repairs.append(("user", _invalid(problem)))
+                self.repairs.append(("user", invalid_reply(problem)))
 
     async def _reserve(self, route: Route) -> tuple[AgentRequest, Held | None]:
         """Take the money for the next attempt, on a cheaper tier if need be.
@@ -193,7 +213,9 @@ class Call:
             if cheaper is not None:
                 route = cheaper
                 continue
-            with self.run.waits_for(_waits_for_raise(self.role, route, held)):
+            with self.run.waits_for(
+                waits_for_raise(self.role, route.tier, held.needs, held.why)
+            ):
                 raised = await self.run.budget.raised(quote)
             if not raised:
                 raise await denied(self.run, self.role, route.tier, held)
@@ -221,6 +243,7 @@ class Call:
             return None
         if isinstance(last, FailureDetail):
             progress.count(last.outcome, admitted=last.admitted)
+            self.tries -= not last.admitted
             return last
         progress.count(Outcome.BILLED)
         return self._checked(last)
@@ -236,7 +259,9 @@ class Call:
     def _progress(self, route: Route, paid: int) -> step.Progress:
         tier = self.snapshot.tiers.get(route.tier)
         left = len(tier.models) - 1 - route.fallback if tier and route.model else 0
-        return step.Progress(self.spec.max_attempts, paid=paid, fallbacks_left=left)
+        return step.Progress(
+            self.spec.max_attempts, paid, fallbacks_left=left, passed_by=route.fallback
+        )
 
     async def _escalate(self, route: Route, reason: str) -> Route:
         """Go a tier higher if the role may; else the call ends with the reason."""
@@ -350,17 +375,7 @@ class Call:
 async def make_call(
     call: Call, *, tier: str | None = None, above: str | None = None, why: str = ""
 ) -> Typed:
-    """Let a call come to its end.
-
-    Args:
-        call: The role and what it reads.
-        tier: What the caller asks for.
-        above: Escalation: a tier above this one.
-        why: Reason of the escalation.
-
-    Raises:
-        AgentCallFailed: when no attempt gave a usable reply.
-    """
+    """Let a call come to its end, on this tier or (an escalation) above another one."""
     if call.spec.type == "human":
         return await call.ask_human()
     names = list(call.snapshot.tiers)
@@ -380,19 +395,3 @@ async def make_call(
         why=why,
     )
     return await call.reply(request)
-
-
-def _waits_for_raise(role: str, route: Route, denial: Denied) -> str:
-    """Say, as Markdown, that only a higher budget helps."""
-    call = escape_markdown(f"{role} · {route.tier}")
-    return (
-        f"the budget does not pay for {call}: it needs {money(denial.needs)}, "
-        f"{escape_markdown(denial.why)}; send the update `raise_budget`"
-    )
-
-
-def _invalid(problem: str) -> str:
-    return (
-        f"This reply is not valid: {problem}\n"
-        "Reply again with nothing but a valid reply."
-    )

@@ -24,8 +24,39 @@ class Unavailable:
     until: dict[str, datetime] = field(default_factory=dict)
 
     def note(self, queue: str, failure: FailureDetail, now: datetime) -> None:
-        """Leave a model alone for as long as it asks, a minute at least."""
+        """Leave a model alone for as long as it asks, a minute at least.
+
+        Not for what says nothing of other calls: an input that is too long, or a
+        backlog.
+        """
+        if failure.about_input or not (failure.provider or not failure.admitted):
+            return
         self.until[queue] = now + max(failure.retry_after or _AT_LEAST, _AT_LEAST)
+
+    def next(
+        self, snapshot: FleetSnapshot, route: Route, last: FailureDetail, now: datetime
+    ) -> tuple[Route, timedelta | None]:
+        """Return the model of the tier that comes back first, and in how long.
+
+        Args:
+            snapshot: Of the run.
+            route: To the model that was tried last.
+            last: What became of that.
+            now: The workflow's time.
+        """
+        models = snapshot.tiers[route.tier].models
+        wait = {
+            number: self.until.get(model.queue, now) - now
+            for number, model in enumerate(models)
+        }
+        if last.retry_after is not None:
+            wait[route.fallback] = last.retry_after
+        first = min(wait, key=lambda number: (max(wait[number], timedelta()), number))
+        if first == route.fallback:
+            return route, None
+        reason = f"back to {models[first].model}: {route.model} is unavailable"
+        found = snapshot.route_to(route.tier, reason, first)
+        return found, max(wait[first], timedelta())
 
     def around(self, snapshot: FleetSnapshot, route: Route, now: datetime) -> Route:
         """Return the route to the first model of the tier that may be used.

@@ -20,10 +20,12 @@ __all__ = [
     "decision_hint",
     "details_table",
     "escape_markdown",
+    "invalid_reply",
     "money",
     "render_for_model",
     "render_for_tool",
     "shorten",
+    "waits_for_raise",
 ]
 
 AgentInput = str | BaseModel | dict[str, JsonValue] | list[JsonValue] | None
@@ -200,3 +202,20 @@ def _line(cells: Sequence[str]) -> str:
 
 
 _HEAD = _line(["state", "role", "tier", "cost", "tokens in/out", "reason"])
+
+
+def waits_for_raise(role: str, tier: str, needs: Decimal, why: str) -> str:
+    """Say, as Markdown, that only a higher budget helps."""
+    call = escape_markdown(f"{role} · {tier}")
+    return (
+        f"the budget does not pay for {call}: it needs {money(needs)}, "
+        f"{escape_markdown(why)}; send the update `raise_budget`"
+    )
+
+
+def invalid_reply(problem: str) -> str:
+    """Write what goes back to a model whose reply is not valid."""
+    return (
+        f"This reply is not valid: {problem}\n"
+        "Reply again with nothing but a valid reply."
+    )

@@ -73,7 +73,7 @@ async def test_idle_pollers_of_one_queue_do_not_starve_the_other(gate: Gate) -> 
 
 
 async def test_trouble_closes_every_queue(gate: Gate) -> None:
-    gate.pool.doubt("HTTP 401")
+    gate.pool.trouble = "HTTP 401"
     assert [False, False] == opened(gate)
 
 
@@ -92,10 +92,9 @@ async def test_allowed_concurrency_counts_pollers_and_calls(
     own.end()
     own.end()
     clock.now = 1.0
-    gate.queues[0].issued = gate.queues[0].used = 1
     assert 2 == own.allowed
     assert [True, True] == opened(gate)
-    gate.queues[0].issued = 2  # one polls
+    gate.queues[0].issued = 1  # one polls, or has come and was not sent yet
     assert [False, True] == opened(gate)
 
 
@@ -155,16 +154,25 @@ async def _hang(gate: Gate) -> None:
         await asyncio.sleep(60)
 
 
-async def test_refused_key_of_the_first_model_is_trouble(
-    gate: Gate, spare: Throttle
+async def test_refused_key_is_trouble_of_its_model_alone(
+    gate: Gate, own: Throttle, spare: Throttle, clock: Clock
 ) -> None:
-    async with gate.admit("nano--1") as admitted:
-        admitted.refused_key("HTTP 401")
-    assert "" == gate.pool.trouble
-    assert spare.closed_for > 0
     async with gate.admit("nano") as admitted:
-        admitted.refused_key("HTTP 401")
-    assert "HTTP 401" == gate.pool.trouble
+        wait = admitted.refused_key("HTTP 401")
+    assert wait.total_seconds() > 0
+    assert ("HTTP 401", "backlog") == (gate.report().trouble, gate.report().bound)
+    assert [True, True] == opened(gate)  # what comes for it is sent on
+    with pytest.raises(ModelUnavailable, match="HTTP 401"):
+        await _admitted(gate)
+    spare.refused_key("also 401")
+    assert [False, False] == opened(gate)
+    assert ("provider", "HTTP 401; also 401") == _bound(gate)
+    with pytest.raises(NotAdmitted):
+        await _admitted(gate)
+    clock.now = 1.0
+    own.answered()
+    assert [True, True] == opened(gate)  # the spare is to be tried, too
+    assert "also 401" == gate.report().trouble
 
 
 async def test_tools_need_no_throttle() -> None:
@@ -181,13 +189,13 @@ async def test_report_shows_what_holds_the_pool_back(
 ) -> None:
     await gate.pool.ready()
     assert ("backlog", "instances are free") == _bound(gate)
-    own.refused(7)
+    own.refused(31)
     assert ("backlog", "instances are free") == _bound(gate)  # the spare takes calls
     spare.refused(7)
     report = gate.report(("openai:own", "openai:spare"))
     assert ("provider", 0, 1) == (report.bound, report.ready, report.cooldown)
-    assert "openai:own takes no calls for 7 s; openai:spare" in report.reason
-    gate.pool.doubt("HTTP 401")
+    assert "openai:own takes no calls for 31 s; openai:spare" in report.reason
+    gate.pool.trouble = "HTTP 401"
     assert ("provider", "HTTP 401") == _bound(gate)
     gate.pool.trouble = ""
     gate.pool.resize(0)

@@ -329,8 +329,8 @@ async def test_address_that_is_none_is_final(wire):
         ("reset", 75, 75),
         ("google", 12.5, 12.5),
         ("none", 5, None),
-        ("seconds", 4000, None),
-        ("date", 86400, None),
+        ("seconds", 4000, 3600),
+        ("date", 86400, 3600),
     ],
 )
 async def test_retry_hint_in_every_dialect(wire, server, dialect, wait, expected):

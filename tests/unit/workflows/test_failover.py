@@ -40,6 +40,7 @@ def failure(seconds: float | None = None) -> FailureDetail:
         outcome=Outcome.UNBILLED,
         next=NextStep.FAILOVER,
         message="down",
+        provider="openai",
         retry_after=wait,
     )
 
@@ -68,6 +69,36 @@ def test_longer_wait_of_the_provider_counts(unavailable: Unavailable) -> None:
     assert ["q2", "q1", "q0"] == [queue_at(unavailable, s) for s in (0, 61, 601)]
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        failure().model_copy(update={"about_input": True}),
+        failure().model_copy(update={"provider": ""}),  # nobody took it in time
+    ],
+)
+def test_what_says_nothing_of_other_calls_is_not_noted(
+    unavailable: Unavailable, failure: FailureDetail
+) -> None:
+    unavailable.note("q0", failure, NOON)
+    assert "q0" == queue_at(unavailable, 0)
+
+
+def test_worker_that_knows_better_is_believed(unavailable: Unavailable) -> None:
+    told = failure().model_copy(update={"provider": "", "admitted": False})
+    unavailable.note("q0", told, NOON)
+    assert "q1" == queue_at(unavailable, 0)
+
+
+def test_model_that_comes_back_first_is_next(unavailable: Unavailable) -> None:
+    unavailable.note("q0", failure(90), NOON)
+    unavailable.note("q1", failure(70), NOON)
+    last = SNAPSHOT.route_to("nano", "", 2)
+    found, wait = unavailable.next(SNAPSHOT, last, failure(600), NOON)
+    assert ("q1", timedelta(seconds=70)) == (found.queue, wait)
+    same, wait = unavailable.next(SNAPSHOT, last, failure(60), NOON)
+    assert (last, None) == (same, wait)
+
+
 def test_with_all_unavailable_the_route_stays(unavailable: Unavailable) -> None:
     for queue in ("q0", "q1", "q2"):
         unavailable.note(queue, failure(), NOON)
@@ -94,6 +125,6 @@ def test_tools_have_no_models(unavailable: Unavailable) -> None:
 
 def test_only_who_has_a_fallback_is_impatient() -> None:
     last = SNAPSHOT.route_to("nano", "", 2)
-    assert timedelta(minutes=2) == patience(SNAPSHOT, ROUTE)
+    assert timedelta(minutes=10) == patience(SNAPSHOT, ROUTE)
     assert None is patience(SNAPSHOT, last)
     assert None is patience(SNAPSHOT, SNAPSHOT.route_to("premium", ""))

@@ -137,7 +137,8 @@ def explain_refusal(provider: str, refusal: Refusal) -> FailureDetail:
     outcome, step = _judge(refusal, error)
     limited = refusal.status == 429
     words = _describe(refusal, error)
-    if error is not None and _too_long(refusal.status, error):
+    long = error is not None and _too_long(refusal.status, error)
+    if long:
         words = f"the conversation with its reply exceeds the model's window: {words}"
     return FailureDetail(
         outcome=outcome,
@@ -145,6 +146,7 @@ def explain_refusal(provider: str, refusal: Refusal) -> FailureDetail:
         message=f"{provider}: {words}",
         provider=provider,
         status=refusal.status,
+        about_input=long,
         retry_after=retry_hint(
             refusal.headers, refusal.body, datetime.now(UTC), limited=limited
         )

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from tierpool.activities.providers.retry_hint import LONGEST_HINT, seconds_until
 from tierpool.budget.rates import Headroom
+from tierpool.contracts import Usage
 
 __all__ = ["headroom"]
 
@@ -30,26 +31,39 @@ class _Bucket:
     """Seconds until it is full."""
 
 
-def headroom(headers: Mapping[str, str], tokens: int, now: datetime) -> Headroom | None:
+def headroom(
+    headers: Mapping[str, str], usage: Usage | None, now: datetime
+) -> Headroom | None:
     """Return the tightest of the limits that the headers tell of.
 
     Args:
         headers: Of a response with status 200; names in lower case, or
             case-insensitive.
-        tokens: What a call like this one counts for; 0 if unknown, then limits
-            of tokens are left out.
+        usage: Of the call that was answered; if unknown, limits of tokens are left
+            out.
         now: For resets that are times.
 
     Returns:
         None if nothing is told, or nothing that could be believed.
     """
-    found = [_calls(bucket, tokens) for bucket in _buckets(headers, now)]
+    found = [_calls(bucket, usage) for bucket in _buckets(headers, now)]
     told = [one for one in found if one is not None]
     return min(told, key=lambda one: one.calls, default=None)
 
 
-def _calls(bucket: _Bucket, tokens: int) -> Headroom | None:
-    size = 1 if bucket.what == "requests" else tokens
+def _size(what: str, usage: Usage | None) -> int:
+    """Return what a call takes from a bucket; 0 if nobody knows."""
+    if what == "requests":
+        return 1
+    if usage is None:
+        return 0
+    new = usage.input_tokens - usage.cached_input_tokens
+    sizes = {"input-tokens": new, "output-tokens": usage.output_tokens}
+    return sizes.get(what, usage.input_tokens + usage.output_tokens)
+
+
+def _calls(bucket: _Bucket, usage: Usage | None) -> Headroom | None:
+    size = _size(bucket.what, usage)
     longest = LONGEST_HINT.total_seconds()
     if size <= 0 or bucket.remaining < 0 or not 0 < bucket.reset <= longest:
         return None

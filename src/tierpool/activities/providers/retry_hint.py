@@ -15,7 +15,10 @@ from email.utils import parsedate_to_datetime
 __all__ = ["LONGEST_HINT", "read_duration", "retry_hint", "seconds_until"]
 
 LONGEST_HINT = timedelta(hours=1)
-"""A longer hint counts as unknown: nobody knows what an hour from now will be."""
+"""After so long a provider that asks for more is asked again."""
+
+_ABSURD = timedelta(days=1)
+"""A longer hint counts as unknown."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -64,9 +67,9 @@ def seconds_until(text: str, now: datetime) -> float | None:
 def _bounded(seconds: float | None) -> timedelta | None:
     if seconds is None or not math.isfinite(seconds):
         return None
-    if seconds > LONGEST_HINT.total_seconds():
+    if seconds > _ABSURD.total_seconds():
         return None
-    return timedelta(seconds=max(0.0, seconds))
+    return min(timedelta(seconds=max(0.0, seconds)), LONGEST_HINT)
 
 
 def _number(text: str, scale: float = 1.0) -> float | None:

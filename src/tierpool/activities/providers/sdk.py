@@ -119,8 +119,7 @@ class Answer:
         return ProviderReply(text, usage, reason, self.model, self._headroom())
 
     def _headroom(self) -> Headroom | None:
-        tokens = self.usage.input_tokens + self.usage.output_tokens if self.usage else 0
-        return headroom(self.headers, tokens, datetime.now(UTC))
+        return headroom(self.headers, self.usage, datetime.now(UTC))
 
 
 _WARM_SECONDS: Final = 5.0
@@ -204,16 +203,18 @@ class SdkProvider(ABC, Generic[C]):
         if not key or self._accepted.get((address, variable)) == key:
             await _connect(opened)
             return
+        self._accepted[address, variable] = key  # others need not ask meanwhile
         error: Exception | None = None
         try:
             async with asyncio.timeout(_WARM_SECONDS):
                 await self._list_models(opened.client)
         except Exception as caught:  # noqa: BLE001 - explain() takes every kind
             error = caught
-        detail = self.explain(error, key) if error else None
-        if detail is not None and detail.status == _WRONG_KEY:
-            raise ProviderError(detail)
-        self._accepted[address, variable] = key
+        if error is not None:
+            self._accepted.pop((address, variable), None)
+            detail = self.explain(error, key)
+            if detail.status == _WRONG_KEY:
+                raise ProviderError(detail)
 
     async def keep(self) -> None:
         """Use the connections to the provider's own address, so that they stay open."""
