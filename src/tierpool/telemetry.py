@@ -20,6 +20,8 @@ __all__ = [
     "METRIC_POOL_LIMIT",
     "METRIC_POOL_TROUBLE",
     "METRIC_POOL_UTILISATION",
+    "METRIC_PROCESSES",
+    "METRIC_PROCESSES_ENDED",
     "METRIC_WORKER_CALLS",
     "METRIC_WORKER_INFO",
     "METRIC_WORKER_SILENT",
@@ -43,6 +45,8 @@ SEARCH_ATTRIBUTES = {
 """Search attributes of a work item and their types. SQL visibility allows 10
 Keyword and 3 Double in all: take no more."""
 
+METRIC_PROCESSES = "tierpool_processes"
+METRIC_PROCESSES_ENDED = "tierpool_processes_ended_total"
 METRIC_WORKER_INFO = "tierpool_worker_info"
 METRIC_WORKER_STATE = "tierpool_worker_state"
 METRIC_WORKER_CALLS = "tierpool_worker_calls_total"

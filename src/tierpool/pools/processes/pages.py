@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tierpool import telemetry
 from tierpool.pools.endpoint import Listen
 from tierpool.pools.endpoint.metrics import CONTENT_TYPE
 from tierpool.pools.endpoint.pages import Page, refusal
@@ -23,10 +24,7 @@ from tierpool.pools.processes.children import Child
 from tierpool.pools.processes.labelled import labelled
 from tierpool.pools.processes.supervisor import Supervisor
 
-__all__ = ["METRIC_ENDED", "METRIC_PROCESSES", "serve_supervisor"]
-
-METRIC_PROCESSES = "tierpool_processes"
-METRIC_ENDED = "tierpool_processes_ended_total"
+__all__ = ["serve_supervisor"]
 
 _STATES = ("starting", "running", "trouble", "silent", "draining")
 _ENDS = ("drained", "died")
@@ -153,14 +151,14 @@ class _Counted(Collector):
         """See base class."""
         states = Counter(child.state for child in self._supervisor.children.values())
         running = GaugeMetricFamily(
-            METRIC_PROCESSES,
+            telemetry.METRIC_PROCESSES,
             "Worker processes of this machine by state.",
             labels=("state",),
         )
         for state in _STATES:
             running.add_metric((state,), states[state])
         ended = CounterMetricFamily(
-            METRIC_ENDED,
+            telemetry.METRIC_PROCESSES_ENDED,
             "Worker processes that have ended since the start of the supervisor.",
             labels=("how",),
         )
