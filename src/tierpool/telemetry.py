@@ -64,6 +64,8 @@ METRIC_POOL_BACKLOG_AGE = "tierpool_pool_backlog_age_seconds"
 METRIC_POOL_ARRIVALS = "tierpool_pool_arrivals_per_second"
 
 METRICS = {
+    METRIC_PROCESSES: "Worker processes of this machine by state.",
+    METRIC_PROCESSES_ENDED: "Worker processes that have ended since the supervisor's start.",
     METRIC_WORKER_INFO: "Always 1; the labels describe the worker process.",
     METRIC_WORKER_STATE: "1 for the state that the worker process is in.",
     METRIC_WORKER_SILENT: "Time since the Temporal server answered the process.",

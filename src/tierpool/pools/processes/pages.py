@@ -152,14 +152,14 @@ class _Counted(Collector):
         states = Counter(child.state for child in self._supervisor.children.values())
         running = GaugeMetricFamily(
             telemetry.METRIC_PROCESSES,
-            "Worker processes of this machine by state.",
+            telemetry.METRICS[telemetry.METRIC_PROCESSES],
             labels=("state",),
         )
         for state in _STATES:
             running.add_metric((state,), states[state])
         ended = CounterMetricFamily(
             telemetry.METRIC_PROCESSES_ENDED,
-            "Worker processes that have ended since the start of the supervisor.",
+            telemetry.METRICS[telemetry.METRIC_PROCESSES_ENDED],
             labels=("how",),
         )
         for how in _ENDS:
