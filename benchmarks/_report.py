@@ -23,6 +23,8 @@ class Found:
 
     windows: dict[str, dict[int, Window]] = field(default_factory=dict)
     """By variant, then by round."""
+    pairs: list[float] = field(default_factory=list)
+    """Speed with pools against without, of windows one after the other."""
     latencies: dict[str, list[float]] = field(default_factory=dict)
     histories: dict[str, History] = field(default_factory=dict)
     dev_ready_s: list[float] = field(default_factory=list)
@@ -38,12 +40,8 @@ class Found:
         )
 
     def pools(self) -> float:
-        """Return the median over rounds of the speed with pools against without."""
-        without = self.windows["unpooled"]
-        return median(
-            window.speed / without[number].speed
-            for number, window in self.windows["fixed"].items()
-        )
+        """Return the median over pairs of the speed with pools against without."""
+        return median(self.pairs)
 
     def latency(self, name: str) -> float:
         """Return the median latency against the baseline's."""

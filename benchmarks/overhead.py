@@ -154,6 +154,20 @@ async def measure_calls(
             longest = max(longest, time.perf_counter() - begun)
 
 
+async def measure_pairs(bench: Bench, args: argparse.Namespace, found: Found) -> None:
+    """Compare calls with and without pools, which differ by little: many short windows."""
+    pair = [v for v in VARIANTS if v.name in ("fixed", "unpooled")]
+    for number in range(args.pairs):
+        progress(f"with and without pools: pair {number + 1} of {args.pairs}")
+        speeds = {}
+        for variant in pair[::-1] if number % 2 else pair:
+            window = await window_of(
+                bench, variant, in_flight=args.in_flight, items=args.items
+            )
+            speeds[variant.name] = window.speed
+        found.pairs.append(speeds["fixed"] / speeds["unpooled"])
+
+
 def turn(number: int) -> list[Variant]:
     """Return the variants of a turn: there and back again, so that none is always late.
 
@@ -185,6 +199,7 @@ async def run(args: argparse.Namespace) -> Found:
             progress("what the provider can do alone")
             found.provider_calls_per_s = await measure_provider(bench, 2000)
             await measure_calls(bench, args, found, deadline)
+            await measure_pairs(bench, args, found)
     return found
 
 
@@ -205,6 +220,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--latency-items", type=int, default=15, help="per variant")
     parser.add_argument("--dev-starts", type=int, default=3, help="of tierpool dev")
+    parser.add_argument("--pairs", type=int, default=8, help="with and without pools")
     parser.add_argument(
         "--seconds", type=float, default=280, help="begin no round that ends later"
     )
@@ -214,7 +230,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.quick:
         args.rounds, args.in_flight, args.items = 1, 20, 20
-        args.latency_items, args.dev_starts = 3, 1
+        args.latency_items, args.dev_starts, args.pairs = 3, 1, 1
     return args
 
 
