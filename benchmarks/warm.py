@@ -150,7 +150,7 @@ class Bench:
 
     def pool(self, provider: str) -> Pool[AgentClient]:
         """Return a pool as a worker has it, without an instance."""
-        return TierpoolPlugin(self._fleet).tierpool_pools[provider]
+        return TierpoolPlugin(self._fleet).tierpool_gates[provider].pool
 
     async def first_call(self, provider: str, pool: Pool[AgentClient]) -> float:
         """Make one call as an attempt makes it; return the seconds."""

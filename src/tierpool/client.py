@@ -82,7 +82,6 @@ DEFAULT_ADDRESS = "127.0.0.1:7233"
 @runtime_checkable
 class _HasFleet(Protocol):
     tierpool_fleet: LoadedFleet
-    tierpool_pools: Mapping[str, Pool[Any]]
     tierpool_gates: Mapping[str, Gate]
 
 
@@ -150,7 +149,7 @@ def pools_of(client: Client) -> Mapping[str, Pool[Any]]:
     Raises:
         TierpoolError: if the client has no TierpoolPlugin.
     """
-    return _plugin_of(client).tierpool_pools
+    return {name: gate.pool for name, gate in gates_of(client).items()}
 
 
 def gates_of(client: Client) -> Mapping[str, Gate]:

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tierpool.blueprint import (
+    MOST_INSTANCES,
     AgentType,
     Blueprint,
     ConfigModel,
@@ -49,8 +50,6 @@ __all__ = [
 
 TOOLS = "tools"
 """The pool of command and python roles without a tier; a reserved tier name."""
-
-_MANY = 10_000
 
 SNAPSHOT_LIMIT_BYTES = 64 * 1024
 """Most that a packed snapshot may weigh: it stands in every item's history."""
@@ -260,7 +259,7 @@ def pool_specs(fleet: LoadedFleet) -> dict[str, PoolSpec]:
     tools = [b.max_instances for b in fleet.fleet.agents.values() if b.run or b.call]
     slots = sum(8 if count is None else count for count in tools) or 1
     specs = {name: tier.pool for name, tier in fleet.fleet.tiers.items()}
-    specs[TOOLS] = PoolSpec(min_instances=0, max_instances=min(slots, _MANY))
+    specs[TOOLS] = PoolSpec(min_instances=0, max_instances=min(slots, MOST_INSTANCES))
     return specs
 
 

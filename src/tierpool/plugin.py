@@ -34,9 +34,10 @@ from tierpool.activities.conversations import ConversationStore
 from tierpool.activities.governed import governing
 from tierpool.activities.housekeeping import HousekeepingActivities
 from tierpool.activities.parts import PartStore
-from tierpool.activities.providers.base import ProviderError
+from tierpool.activities.providers.base import WRONG_KEY, ProviderError
 from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.resets import spent
+from tierpool.blueprint import MOST_INSTANCES
 from tierpool.codec import ZlibCodec
 from tierpool.config import load_fleet
 from tierpool.contracts import WorkItem
@@ -54,10 +55,8 @@ from tierpool.workflows.limits import LimitsWorkflow
 
 __all__ = ["TierpoolPlugin"]
 
-_MANY = 10_000
 _USUAL = 100
 """Slots of the SDK, unless somebody says otherwise."""
-_WRONG_KEY = 401
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
 """By default the SDK sends heartbeats only every 4 of the 5 seconds allowed."""
@@ -87,13 +86,12 @@ class TierpoolPlugin(SimplePlugin):
         self._conversations = ConversationStore()
         self._parts.pin(loaded.snapshot.parts.values())
         throttles = _throttles(loaded)
-        self.tierpool_pools: dict[str, Pool[Any]] = {
-            name: Pool(name, spec, _builder(loaded, name, throttles[name]))
+        self.tierpool_gates: dict[str, Gate] = {
+            name: Gate(
+                Pool(name, spec, _builder(loaded, name, throttles[name])),
+                throttles[name],
+            )
             for name, spec in pool_specs(loaded).items()
-        }
-        self.tierpool_gates = {
-            name: Gate(pool, throttles[name])
-            for name, pool in self.tierpool_pools.items()
         }
         super().__init__(
             "tierpool.TierpoolPlugin",
@@ -111,7 +109,7 @@ class TierpoolPlugin(SimplePlugin):
         """Add what the worker's task queue asks for."""
         config = super().configure_worker(config)
         queue, fleet = config.get("task_queue", ""), self.tierpool_fleet
-        tier = tier_of_queue(fleet, queue)
+        pool = pool_of_queue(fleet, queue)
         if queue == f"{fleet.name}-flows":
             config["workflows"] = [*config.get("workflows", []), FlowWorkflow]
             if not config.get("activities"):
@@ -121,8 +119,8 @@ class TierpoolPlugin(SimplePlugin):
             config["workflows"] = [*config.get("workflows", []), LimitsWorkflow]
             # who takes over from a dead process does not wait for it
             config["sticky_queue_schedule_to_start_timeout"] = timedelta(seconds=1)
-        elif queue == f"{fleet.name}-tools" or tier is not None:
-            self._configure_pool(config, queue, tier or TOOLS)
+        elif pool is not None:
+            self._configure_pool(config, queue, self.tierpool_gates[pool])
         else:
             _add_activities(config, self._for_users(config))
         return config
@@ -137,11 +135,10 @@ class TierpoolPlugin(SimplePlugin):
         ]
         return config
 
-    def _configure_pool(self, config: WorkerConfig, queue: str, tier: str) -> None:
+    def _configure_pool(self, config: WorkerConfig, queue: str, gate: Gate) -> None:
         fleet = self.tierpool_fleet
         base = fleet.path.parent
         workdir = base / (fleet.fleet.workdir or ".tierpool/work")
-        gate = self.tierpool_gates[tier]
         agents = AgentActivities(
             workdir, base, self._parts, self._conversations, gate.admit
         )
@@ -152,7 +149,7 @@ class TierpoolPlugin(SimplePlugin):
             HEARTBEAT_THROTTLE,
             config.get("max_heartbeat_throttle_interval", HEARTBEAT_THROTTLE),
         )
-        self._limit(config, queue, self.tierpool_gates[tier])
+        self._limit(config, queue, gate)
 
     def _limit(self, config: WorkerConfig, queue: str, gate: Gate) -> None:
         """Let the pool's gate decide on slots; a tuner of the user's goes before it.
@@ -162,7 +159,7 @@ class TierpoolPlugin(SimplePlugin):
         own = config.get("max_concurrent_activities")
         if config.get("tuner") is not None:
             # the pool's own bound must not be in the way
-            gate.pool.resize(max(gate.pool.limit, _MANY))
+            gate.pool.resize(max(gate.pool.limit, MOST_INSTANCES))
             return
         if own is not None:
             gate.pool.resize(own)
@@ -184,13 +181,11 @@ class TierpoolPlugin(SimplePlugin):
         self, worker: Worker, next: Callable[[Worker], Awaitable[None]]
     ) -> None:
         """Look after the pool of a tier's worker for as long as it runs."""
-        queue, fleet = worker.task_queue, self.tierpool_fleet
-        tools = queue == f"{fleet.name}-{TOOLS}"
-        name = TOOLS if tools else tier_of_queue(fleet, queue)
+        name = pool_of_queue(self.tierpool_fleet, worker.task_queue)
         if name is None:
             await super().run_worker(worker, next)
             return
-        async with self.tierpool_pools[name].tended():
+        async with self.tierpool_gates[name].pool.tended():
             await super().run_worker(worker, next)
 
     def _for_users(self, config: WorkerConfig) -> Sequence[Callable[..., Any]]:
@@ -201,8 +196,10 @@ class TierpoolPlugin(SimplePlugin):
         return (route, spent, HousekeepingActivities(packed).fleet)
 
 
-def tier_of_queue(fleet: LoadedFleet, queue: str) -> str | None:
-    """Return the tier that owns a task queue, fallback queues included."""
+def pool_of_queue(fleet: LoadedFleet, queue: str) -> str | None:
+    """Return the tier that owns a task queue, fallback queues included, or `tools`."""
+    if queue == f"{fleet.name}-{TOOLS}":
+        return TOOLS
     for tier, queues in fleet.queues.items():
         if queue in queues:
             return tier
@@ -252,7 +249,7 @@ async def _agent(tier: TierSnapshot, throttle: Throttle, warm: bool) -> AgentCli
     try:
         await client.warm(tier.models[:1])  # fallbacks are for bad days
     except ProviderError as error:
-        if error.detail.status != _WRONG_KEY:
+        if error.detail.status != WRONG_KEY:
             await client.close()
             raise
         throttle.refused_key(str(error))  # its fallbacks may have keys of their own

@@ -112,12 +112,7 @@ async def run_workers(
         TierpoolError: if there is nothing to run.
     """
     fleet = fleet_of(client)
-    queues = served.queues(fleet)
-    problems = missing_credentials(fleet, served.pools)
-    if problems:
-        raise ConfigError(problems)
-    if not queues:
-        raise TierpoolError("nothing to run: name flows, tools, control or a pool")
+    queues = _checked(fleet, served)
     _load(fleet, served)
     reporter = _reporter(client, fleet, served)
     async with AsyncExitStack() as stack:
@@ -132,6 +127,17 @@ async def run_workers(
         await _until_stopped(workers, stop, ready, partial(_draining, client, reporter))
         await _say(client, reporter, gone=True)
     await close_providers()
+
+
+def _checked(fleet: LoadedFleet, served: Served) -> list[str]:
+    """Return the task queues to poll, if this process can serve them."""
+    queues = served.queues(fleet)
+    problems = missing_credentials(fleet, served.pools)
+    if problems:
+        raise ConfigError(problems)
+    if not queues:
+        raise TierpoolError("nothing to run: name flows, tools, control or a pool")
+    return queues
 
 
 def _reporter(client: Client, fleet: LoadedFleet, served: Served) -> Reporter:

@@ -17,9 +17,10 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from tierpool import TierpoolPlugin, flow_result, load_fleet, start_flow
-from tierpool.client import ItemHandle
+from tierpool.client import ItemHandle, pools_of
 from tierpool.contracts import FlowResult
 from tierpool.fleet import LoadedFleet
+from tierpool.pools.instances import Pool
 from tierpool.testing import ScriptedProvider, dev_server, time_skipping_server
 from tierpool.worker import Served, run_workers
 
@@ -43,6 +44,18 @@ tiers:
     price: {input_usd_per_mtok: 100, output_usd_per_mtok: 200}
     pool: {max_instances: 2}
 """
+
+
+REVIEW = """
+agents:
+  reviewer: {prompt: "Review.\\n", tier: nano}
+flows:
+  review:
+    initial: incoming
+    transitions:
+      "incoming -> done": {agent: reviewer}
+"""
+"""One call of one role on the tier nano; for a file's `base`."""
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +98,11 @@ class Running:
         queue = f"own-{uuid4().hex[:8]}"
         async with Worker(self.client, task_queue=queue, workflows=workflows, **more):
             yield queue
+
+
+def nano(fleet: Running) -> Pool[Any]:
+    """Return the pool of the tier nano in this process."""
+    return pools_of(fleet.client)["nano"]
 
 
 Start = Callable[..., Awaitable[Running]]

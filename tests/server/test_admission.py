@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
 
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.worker import Worker
 
-from tierpool.client import flow_result, gates_of, pools_of
+from tierpool.client import flow_result, gates_of
 from tierpool.pools.gate import Gate
-from tierpool.pools.instances import Pool
 from tierpool.testing import Overloaded, RateLimited, Reply, ScriptedProvider
 from tierpool.worker import Served
 
-from .conftest import FLEET, Running, Start
+from .conftest import FLEET, REVIEW, Running, Start, nano
 
-ROLES = """
-agents:
-  reviewer: {prompt: "Review.\\n", tier: nano, max_attempts: 9}
-flows:
-  review:
-    initial: incoming
-    transitions:
-      "incoming -> done": {agent: reviewer}
-"""
+ROLES = REVIEW.replace("tier: nano", "tier: nano, max_attempts: 9")
 WITH_KEY = FLEET.replace(
     "base_url: BASE_URL/v1", "base_url: BASE_URL/v1\n    api_key_env: OPENAI_API_KEY", 1
 )
@@ -40,10 +30,6 @@ WITH_FALLBACK = FLEET.replace(
     pool: {max_instances: 4}""",
     1,
 )
-
-
-def nano(fleet: Running) -> Pool[Any]:
-    return pools_of(fleet.client)["nano"]
 
 
 def gate(fleet: Running) -> Gate:

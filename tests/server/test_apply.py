@@ -10,26 +10,12 @@ from temporalio.client import Client
 
 from tierpool import TierpoolPlugin, load_fleet
 from tierpool.client import flow_result, pools_of
-from tierpool.pools.instances import Pool
 from tierpool.testing import Reply
 from tierpool.worker import Served
 
-from .conftest import Command, Running, Start, plugged, working
+from .conftest import REVIEW, Command, Running, Start, nano, plugged, working
 
-ROLES = """
-agents:
-  reviewer: {prompt: "Review.\\n", tier: nano}
-flows:
-  review:
-    initial: incoming
-    transitions:
-      "incoming -> done": {agent: reviewer}
-"""
 WITHOUT_CONTROL = Served(flows=True, pools=("nano", "standard", "premium"))
-
-
-def nano(fleet: Running) -> Pool[Any]:
-    return pools_of(fleet.client)["nano"]
 
 
 def rewrite(fleet: Running, change: Callable[[str], str]) -> None:
@@ -46,7 +32,7 @@ async def test_running_pool_follows_the_file_and_items_go_on(
     running: Start, tierpool: Command
 ) -> None:
     """To 0 and up again with calls in flight: none is killed, none is repeated."""
-    fleet = await running(ROLES)
+    fleet = await running(REVIEW)
     gate = asyncio.Event()
     fleet.provider.default(Reply("fine", gate=gate))
     handles = [await fleet.start("review") for _ in range(8)]
@@ -77,7 +63,7 @@ async def test_what_cannot_change_live_is_refused_as_a_whole(
     running: Start, tierpool: Command
 ) -> None:
     """Another model and a new tier are named, with what runs; nothing is applied."""
-    fleet = await running(ROLES)
+    fleet = await running(REVIEW)
     more = """
   deluxe:
     model: openai:larger
@@ -108,7 +94,7 @@ async def test_later_workers_follow_too_until_it_is_withdrawn(
     running: Start, tierpool: Command
 ) -> None:
     """What was applied goes before the file of a worker that starts with an older one."""
-    fleet = await running(ROLES, served=Served(flows=True, control=True))
+    fleet = await running(REVIEW, served=Served(flows=True, control=True))
     client = plugged(fleet.client, fleet.fleet)
     nobody = await tierpool("apply")
     async with working(client, fleet.fleet, Served(pools=("nano",))):
@@ -132,7 +118,7 @@ async def test_without_a_keeper_it_says_how_to_start_one(
     running: Start, tierpool: Command
 ) -> None:
     """`apply` needs a worker with --control, and names it."""
-    await running(ROLES, served=WITHOUT_CONTROL)
+    await running(REVIEW, served=WITHOUT_CONTROL)
 
     ran = await tierpool("apply")
 
@@ -144,7 +130,7 @@ async def test_status_shows_instances_by_state_and_what_holds_them_back(
     running: Start, tierpool: Command
 ) -> None:
     """Busy instances, a backlog, completions and the bound; the same in JSON."""
-    fleet = await running(ROLES)
+    fleet = await running(REVIEW)
     fleet.provider.default(Reply("fine"))
     for _ in range(3):
         await fleet.run("review")
@@ -186,7 +172,7 @@ async def test_status_names_workers_that_do_not_fit_together(
     running: Start, tierpool: Command
 ) -> None:
     """Another model in the file of a second worker is a note."""
-    fleet = await running(ROLES)
+    fleet = await running(REVIEW)
     rewrite(fleet, lambda text: text.replace("openai:small", "openai:other"))
     other = load_fleet(fleet.fleet.path)
     address = fleet.client.service_client.config.target_host

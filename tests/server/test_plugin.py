@@ -41,19 +41,10 @@ from tierpool.testing import Reply
 from tierpool.worker import Served
 
 from . import plugin_workflows
-from .conftest import Running, Start, client_of
+from .conftest import REVIEW, Running, Start, client_of
 from .own_workflows import ReviewWorkflow
 from .plugin_workflows import MeasuredReview, Raises, SeesTheModule, TheirDynamic
 
-ROLES = """
-agents:
-  reviewer: {prompt: "Review.\\n", tier: nano}
-flows:
-  review:
-    initial: incoming
-    transitions:
-      "incoming -> done": {agent: reviewer}
-"""
 NANO = Served(pools=("nano",))
 NOTHING = Served(tools=True)
 """The least that can run; for tests that need a fleet and no attempts."""
@@ -130,7 +121,7 @@ async def test_passing_it_to_connect_is_enough(
     running: Start, server: WorkflowEnvironment
 ) -> None:
     """Workers of a client that has the plugin can call agents without more ado."""
-    fleet = await running(ROLES, served=NANO)
+    fleet = await running(REVIEW, served=NANO)
     fleet.provider.script(Reply(json={"verdict": "approve", "score": 7}))
     client = await Client.connect(
         server.client.service_client.config.target_host,
@@ -153,7 +144,7 @@ async def test_works_beside_another_plugin(running: Start, ours_first: bool) -> 
         ordered = plugins if ours_first else plugins[::-1]
         return client_of(base, *ordered, data_converter=DataConverter.default)
 
-    fleet = await running(ROLES, served=NANO, connect=both)
+    fleet = await running(REVIEW, served=NANO, connect=both)
     fleet.provider.script(Reply("fine"))
 
     async with fleet.worker(MeasuredReview) as queue:
@@ -174,7 +165,7 @@ async def test_users_converter_and_codec_are_kept(running: Start) -> None:
     converter = dataclasses.replace(pydantic_data_converter, payload_codec=Inverting())
 
     fleet = await running(
-        ROLES,
+        REVIEW,
         served=NOTHING,
         connect=lambda base, fleet: client_of(
             base, TierpoolPlugin(fleet), data_converter=converter
@@ -193,7 +184,7 @@ async def test_unfit_converter_is_refused(running: Start) -> None:
     """A converter that cannot carry pydantic models is named when the client is made."""
     with pytest.raises(TierpoolError) as refused:
         await running(
-            ROLES,
+            REVIEW,
             connect=lambda base, fleet: client_of(
                 base,
                 TierpoolPlugin(fleet),
@@ -225,7 +216,7 @@ async def test_users_workflow_runner_is_kept(
     running: Start, monkeypatch: pytest.MonkeyPatch, runner: Any, seen: str
 ) -> None:
     """Agents can be called under any runner; a sandbox keeps its user's restrictions."""
-    fleet = await running(ROLES, served=NANO)
+    fleet = await running(REVIEW, served=NANO)
     fleet.provider.default(Reply("fine"))
     monkeypatch.setattr(plugin_workflows, "seen_by", "the process")
 
@@ -237,7 +228,7 @@ async def test_users_workflow_runner_is_kept(
 
 async def test_users_worker_keeps_what_it_has(running: Start) -> None:
     """On a user's own queue tierpool adds what `call_agent` needs and changes nothing."""
-    fleet = await running(ROLES, served=NOTHING)
+    fleet = await running(REVIEW, served=NOTHING)
     noting, tuner = Noting(), WorkerTuner.create_fixed(activity_slots=3)
 
     config = configured(
@@ -261,7 +252,7 @@ async def test_users_worker_keeps_what_it_has(running: Start) -> None:
 
 async def test_worker_without_workflows_gets_no_activities(running: Start) -> None:
     """A user's worker that only runs activities runs no others."""
-    fleet = await running(ROLES, served=NOTHING)
+    fleet = await running(REVIEW, served=NOTHING)
 
     config = configured(fleet, "theirs", activities=[plugin_workflows.measure])
 
@@ -270,7 +261,7 @@ async def test_worker_without_workflows_gets_no_activities(running: Start) -> No
 
 async def test_only_the_exact_queue_runs_flows(running: Start) -> None:
     """A queue whose name merely begins like the flows queue stays its user's."""
-    fleet = await running(ROLES, served=NOTHING)
+    fleet = await running(REVIEW, served=NOTHING)
     queue = f"{fleet.fleet.name}-flows-2"
 
     async with Worker(fleet.client, task_queue=queue, workflows=[TheirDynamic]):
@@ -281,7 +272,7 @@ async def test_only_the_exact_queue_runs_flows(running: Start) -> None:
 
 async def test_flows_worker_keeps_users_activities(running: Start) -> None:
     """Activities that a user adds to the flows worker are polled for."""
-    fleet = await running(ROLES, served=NOTHING)
+    fleet = await running(REVIEW, served=NOTHING)
     queue = f"{fleet.fleet.name}-flows"
 
     bare = configured(fleet, queue)
@@ -328,7 +319,7 @@ async def test_queue_name_decides_what_a_worker_becomes(
     running: Start, queue: str, gated: bool
 ) -> None:
     """Only a tier's own queues and the tools queue make attempts; a pool has one gate."""
-    fleet = await running(ROLES, base=FALLBACK, served=NOTHING)
+    fleet = await running(REVIEW, base=FALLBACK, served=NOTHING)
 
     config = configured(fleet, f"{fleet.fleet.name}-{queue}")
 
@@ -340,7 +331,7 @@ async def test_queue_name_decides_what_a_worker_becomes(
 
 async def test_users_limits_of_a_pool_are_kept(running: Start) -> None:
     """Slots and the heartbeat interval that a user set for a tier's worker hold."""
-    fleet = await running(ROLES, served=NOTHING)
+    fleet = await running(REVIEW, served=NOTHING)
     queue, second = f"{fleet.fleet.name}-nano", timedelta(seconds=1)
     tuner = WorkerTuner.create_fixed(activity_slots=3)
 
@@ -365,7 +356,7 @@ async def test_errors_of_tierpool_fail_a_users_workflow(
     running: Start, kind: str, type_name: str
 ) -> None:
     """A TierpoolError fails the workflow, not its task, beside the types the user named."""
-    fleet = await running(ROLES, served=NOTHING)
+    fleet = await running(REVIEW, served=NOTHING)
 
     async with fleet.worker(
         Raises, workflow_failure_exception_types=[KeyError]
@@ -386,7 +377,7 @@ async def test_errors_of_tierpool_fail_a_users_workflow(
 
 async def test_replayer_with_the_plugin_knows_flows(running: Start) -> None:
     """A flow's history replays with the plugin alone, whatever file it was made with."""
-    fleet = await running(ROLES)
+    fleet = await running(REVIEW)
     fleet.provider.script(Reply("fine"))
     handle = await fleet.start("review")
     await flow_result(handle)

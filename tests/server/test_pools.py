@@ -1,27 +1,13 @@
 """Pools of a live worker: they follow their limits and kill nothing."""
 
 import asyncio
-from typing import Any
 
-from tierpool.client import ItemHandle, flow_result, pools_of, start_flow
-from tierpool.pools.instances import Pool
+from tierpool.client import ItemHandle, flow_result, start_flow
 from tierpool.testing import CutConnection, Overloaded, Reply
 
-from .conftest import FLEET, Running, Start
+from .conftest import FLEET, REVIEW, Running, Start, nano
 
-ROLES = """
-agents:
-  reviewer: {prompt: "Review.\\n", tier: nano, max_attempts: 9}
-flows:
-  review:
-    initial: incoming
-    transitions:
-      "incoming -> done": {agent: reviewer}
-"""
-
-
-def nano(fleet: Running) -> Pool[Any]:
-    return pools_of(fleet.client)["nano"]
+ROLES = REVIEW.replace("tier: nano", "tier: nano, max_attempts: 9")
 
 
 async def in_flight(fleet: Running, count: int) -> None:

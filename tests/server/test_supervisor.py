@@ -23,18 +23,9 @@ from tierpool.devserver.processes import Identity
 from tierpool.testing import Reply
 from tierpool.worker import Served
 
-from .conftest import FLEET, Running, Start
+from .conftest import FLEET, REVIEW, Running, Start
 from .worker_process import WorkerProcess, worker_process
 
-ROLES = """
-agents:
-  reviewer: {prompt: "Review.\\n", tier: nano}
-flows:
-  review:
-    initial: incoming
-    transitions:
-      "incoming -> done": {agent: reviewer}
-"""
 POOL = "max_instances: 3, scale_up_threshold: 1, scale_down_idle_secs: 1"
 NANO = FLEET.replace("max_instances: 4", POOL, 1)
 FLOWS = Served(flows=True)
@@ -105,7 +96,7 @@ async def test_processes_follow_the_backlog(
     running: Start, supervise: Supervise
 ) -> None:
     """Grows while full with a backlog; the call of a process that has to go is finished."""
-    fleet = await running(ROLES, base=NANO, served=FLOWS)
+    fleet = await running(REVIEW, base=NANO, served=FLOWS)
     gates = [asyncio.Event() for _ in range(6)]
     fleet.provider.script(*(Reply("fine", gate=gate) for gate in gates))
 
@@ -137,7 +128,7 @@ async def test_processes_follow_the_backlog(
 
 async def test_killed_process_is_replaced(running: Start, supervise: Supervise) -> None:
     """After kill -9 of a process there is another one, which makes the lost attempt again."""
-    fleet = await running(ROLES, base=NANO, served=FLOWS)
+    fleet = await running(REVIEW, base=NANO, served=FLOWS)
     fleet.provider.script(Reply("never", gate=asyncio.Event()), Reply("fine"))
 
     async with supervise(fleet, "--processes", "1") as supervised:
@@ -157,7 +148,7 @@ async def test_killed_process_is_replaced(running: Start, supervise: Supervise) 
 
 async def test_recycling_loses_nothing(running: Start, supervise: Supervise) -> None:
     """Under load processes are replaced after some calls; every call is made once."""
-    fleet = await running(ROLES, base=NANO, served=FLOWS)
+    fleet = await running(REVIEW, base=NANO, served=FLOWS)
     fleet.provider.default(Reply("fine", delay=timedelta(seconds=0.2)))
     attempts: Counter[int] = Counter()
 
@@ -182,7 +173,7 @@ async def test_supervisor_shows_and_drains_all(
     running: Start, supervise: Supervise
 ) -> None:
     """Pages tell of all processes; SIGTERM lets the calls of all of them end."""
-    fleet = await running(ROLES, base=NANO, served=FLOWS)
+    fleet = await running(REVIEW, base=NANO, served=FLOWS)
     gate = asyncio.Event()
     fleet.provider.default(Reply("fine", gate=gate))
 
@@ -217,7 +208,7 @@ async def test_supervisor_shows_and_drains_all(
 
 async def test_second_sigterm_aborts(running: Start, supervise: Supervise) -> None:
     """Who cannot wait sends SIGTERM again: all processes abort, status 1."""
-    fleet = await running(ROLES, base=NANO, served=FLOWS)
+    fleet = await running(REVIEW, base=NANO, served=FLOWS)
     fleet.provider.default(Reply("never", gate=asyncio.Event()))
 
     async with supervise(fleet, "--processes", "2") as supervised:
@@ -240,7 +231,7 @@ async def test_killed_supervisor_leaves_nothing(
     running: Start, supervise: Supervise
 ) -> None:
     """After kill -9 of the supervisor its processes finish their calls and end."""
-    fleet = await running(ROLES, base=NANO, served=FLOWS)
+    fleet = await running(REVIEW, base=NANO, served=FLOWS)
     gate = asyncio.Event()
     fleet.provider.default(Reply("fine", gate=gate))
 
@@ -266,7 +257,7 @@ async def test_bad_configuration_ends_the_supervisor(
 ) -> None:
     """What no process can start with is said once by each, with status 2."""
     keyed = NANO.replace("openai:small", "openai:small\n    api_key_env: ACME_KEY", 1)
-    fleet = await running(ROLES, base=keyed, served=FLOWS)
+    fleet = await running(REVIEW, base=keyed, served=FLOWS)
 
     async with supervise(fleet, "--processes", "2") as supervised:
         status = await supervised.worker.ended()

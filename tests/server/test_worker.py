@@ -15,18 +15,9 @@ from tierpool.errors import UnknownName
 from tierpool.testing import Reply
 from tierpool.worker import Served
 
-from .conftest import FLEET, Running, Start, working
+from .conftest import FLEET, REVIEW, Running, Start, working
 from .worker_process import WorkerProcess, worker_process
 
-ROLES = """
-agents:
-  reviewer: {prompt: "Review.\\n", tier: nano}
-flows:
-  review:
-    initial: incoming
-    transitions:
-      "incoming -> done": {agent: reviewer}
-"""
 TWO_AT_A_TIME = FLEET.replace("max_instances: 4", "max_instances: 2")
 FLOWS = Served(flows=True)
 NANO = Served(pools=("nano",))
@@ -49,7 +40,7 @@ async def test_pool_makes_max_instances_calls_at_a_time_and_drains(
     running: Start, launch: Launch
 ) -> None:
     """A worker has max_instances calls in flight, finishes them on SIGTERM, takes no other."""
-    fleet = await running(ROLES, base=TWO_AT_A_TIME, served=FLOWS)
+    fleet = await running(REVIEW, base=TWO_AT_A_TIME, served=FLOWS)
     fleet.provider.default(Reply("fine", delay=timedelta(seconds=0.1)))
     gate = asyncio.Event()
 
@@ -78,7 +69,7 @@ async def test_pool_makes_max_instances_calls_at_a_time_and_drains(
 
 async def test_second_sigterm_aborts(running: Start, launch: Launch) -> None:
     """Who cannot wait for the drain sends SIGTERM again: status 1, at once."""
-    fleet = await running(ROLES, served=FLOWS)
+    fleet = await running(REVIEW, served=FLOWS)
     fleet.provider.default(Reply("never", gate=asyncio.Event()))
 
     async with launch(fleet, "--pool", "nano") as worker:
@@ -98,7 +89,7 @@ async def test_killed_worker_costs_one_more_attempt(
     running: Start, launch: Launch
 ) -> None:
     """After kill -9 another worker goes on; the lost attempt stays at its reservation."""
-    fleet = await running(ROLES, served=FLOWS)
+    fleet = await running(REVIEW, served=FLOWS)
     fleet.provider.script(Reply("never", gate=asyncio.Event()), Reply("fine"))
 
     async with launch(fleet, "--pool", "nano") as worker:
@@ -152,7 +143,7 @@ async def test_worker_that_cannot_work_does_not_start(
 ) -> None:
     """Each obstacle has its exit status and is named, without a secret."""
     keyed = FLEET.replace("openai:small", "openai:small\n    api_key_env: ACME_KEY")
-    fleet = await running(ROLES, base=keyed, served=FLOWS)
+    fleet = await running(REVIEW, base=keyed, served=FLOWS)
 
     async with launch(fleet, *arguments, **env) as worker:
         ended = await worker.ended()
@@ -166,7 +157,7 @@ async def test_worker_that_cannot_work_does_not_start(
 
 async def test_unknown_pool_names_the_nearest(running: Start) -> None:
     """From code, too, a misspelt pool is an error that knows what was meant."""
-    fleet = await running(ROLES, served=FLOWS)
+    fleet = await running(REVIEW, served=FLOWS)
 
     with pytest.raises(UnknownName, match="did you mean 'premium'"):
         Served(pools=("premum",)).queues(fleet.fleet)

@@ -33,6 +33,7 @@ from tierpool.activities.answers import (
 from tierpool.activities.conversations import ConversationStore, Said, ask_messages
 from tierpool.activities.parts import PartMissing, PartStore, ask_item
 from tierpool.activities.providers.base import (
+    WRONG_KEY,
     ProviderCall,
     ProviderError,
 )
@@ -73,7 +74,6 @@ _SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 _SHORTEST_SECRET = 8
 """Characters; replacing shorter values would garble words."""
 
-_WRONG_KEY = 401
 _BUSY = (429, 503, 529)
 """Statuses of a provider that takes no more for now."""
 
@@ -341,7 +341,7 @@ def _told(admitted: Admitted, failure: FailureDetail) -> FailureDetail:
     """Let the pool know what a failed call means for the next ones."""
     if not failure.status:
         admitted.broken()
-    elif failure.status == _WRONG_KEY:
+    elif failure.status == WRONG_KEY:
         # the worker's fault, not the item's: that one waits
         wait = admitted.refused_key(failure.message)
         return failure.model_copy(update={"retry_after": wait})

@@ -6,6 +6,7 @@ names. Nothing here reads a file or knows another part of the package.
 
 from tierpool.blueprint.models import (
     CLASSIFIER_ROLE,
+    MOST_INSTANCES,
     RESERVED_TIERS,
     AgentType,
     Blueprint,
@@ -37,6 +38,7 @@ from tierpool.blueprint.values import (
 
 __all__ = [
     "CLASSIFIER_ROLE",
+    "MOST_INSTANCES",
     "PROVIDERS",
     "RESERVED_TIERS",
     "AgentType",

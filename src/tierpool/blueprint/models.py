@@ -32,6 +32,7 @@ from tierpool.blueprint.values import (
 
 __all__ = [
     "CLASSIFIER_ROLE",
+    "MOST_INSTANCES",
     "RESERVED_TIERS",
     "AgentType",
     "Blueprint",
@@ -53,6 +54,9 @@ AgentType = Literal["llm", "command", "python", "human"]
 
 Reply: TypeAlias = dict[str, JsonValue]
 """A role's reply; a reply in plain text is `{"text": …}`."""
+
+MOST_INSTANCES = 10_000
+"""Of one pool in one worker process."""
 
 RESERVED_TIERS = frozenset({"flows", "control", "tools"})
 """Queue names that are not tiers."""
@@ -123,9 +127,9 @@ class RateLimit(ConfigModel):
 class PoolSpec(ConfigModel):
     """How many instances of a tier one worker process holds."""
 
-    min_instances: Annotated[int, Field(ge=0, le=10_000)] = 1
+    min_instances: Annotated[int, Field(ge=0, le=MOST_INSTANCES)] = 1
     """Instances kept ready."""
-    max_instances: Annotated[int, Field(ge=0, le=10_000)] = 8
+    max_instances: Annotated[int, Field(ge=0, le=MOST_INSTANCES)] = 8
     """Agent calls that one worker process runs at a time; 0 pauses the pool."""
     scale_up_threshold: Annotated[int, Field(ge=1, le=1_000_000)] = 4
     """Backlog above which a supervisor starts one more worker process."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 from typing import Any
 
 from temporalio.client import Client
@@ -23,7 +22,7 @@ from tierpool.contracts.limits import AppliedLimits, PoolLimits
 from tierpool.contracts.reports import WorkerReport
 from tierpool.errors import ConfigError, ServerError, TierpoolError
 from tierpool.fleet import LoadedFleet
-from tierpool.pools.announce import announced, living
+from tierpool.pools.announce import living_workers
 from tierpool.pools.apply import (
     apply_limits,
     is_kept,
@@ -77,7 +76,7 @@ async def _apply(args: argparse.Namespace, client: Client, fleet: LoadedFleet) -
     if wanted == before.pools:
         _tell(args, before, wanted, f"{_again(before)}; nothing changes")
         return DONE
-    if not await is_kept(client, fleet.name, workers):
+    if not await is_kept(client, fleet.name):
         raise TierpoolError(
             f"nobody keeps the limits of the fleet {fleet.name}; start "
             f"`tierpool worker --control --file {args.file}` beside its other workers"
@@ -108,10 +107,9 @@ async def _workers(client: Client, fleet: LoadedFleet) -> list[WorkerReport] | N
     Raises:
         TierpoolError: if none of them runs a pool.
     """
-    found = await announced(client, fleet.name)
-    if found is None:
+    workers = await living_workers(client, fleet.name)
+    if workers is None:
         return None
-    workers = living(found, datetime.now(UTC))
     if not any(worker.pools for worker in workers):
         raise TierpoolError(
             f"no worker of the fleet {fleet.name} that reports runs a pool: start "
@@ -134,7 +132,7 @@ def _tell(
     behind: list[WorkerReport] | None = None,
 ) -> None:
     """Show what was asked for, and who does not follow."""
-    missing = {f"{w.host}:{w.pid}": w.refused_limits for w in behind or ()}
+    missing = {w.where: w.refused_limits for w in behind or ()}
     if args.json:
         print_json(
             {"applied": not args.dry_run, "generation": limits.generation,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Group
@@ -27,6 +27,7 @@ from tierpool.fleet import LoadedFleet
 from tierpool.pools.observe import WITHOUT_CALLS, FleetStatus, PoolStatus, observe
 
 _WATCH_SECONDS = 2.0
+_OLD = "this is what was known before"
 _COLUMNS = (
     "pool", ">workers", ">limit", ">ready", ">busy", ">cool", ">drain", ">used",
     ">backlog", ">oldest", ">in/s", ">done", ">mean",
@@ -74,12 +75,9 @@ async def _again(
     try:
         return await observe(client, fleet)
     except ServerError as error:
-        old = f"{error}; this is what was known before"
+        old = f"{error}; {_OLD}"
         notes = tuple(note for note in before.notes if not note.endswith(_OLD))
-        return before.with_notes((*notes, old))
-
-
-_OLD = "this is what was known before"
+        return replace(before, notes=(*notes, old))
 
 
 def _print(args: argparse.Namespace, status: FleetStatus) -> None:

@@ -130,6 +130,16 @@ class WorkerReport(Wire):
     pools: tuple[PoolReport, ...] = ()
 
     @property
+    def where(self) -> str:
+        """Return `host:pid`."""
+        return f"{self.host}:{self.pid}"
+
+    @property
+    def stays(self) -> bool:
+        """Whether it goes on taking calls."""
+        return self.state != "draining"
+
+    @property
     def calls(self) -> int:
         """Calls that have ended since the start, of all pools."""
         return sum(pool.calls for pool in self.pools)

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from pydantic import ValidationError
@@ -29,7 +29,15 @@ from tierpool.contracts.reports import WorkerReport
 from tierpool.pools.report import Reporter
 from tierpool.pools.statistics import queue_statistics, together
 
-__all__ = ["EVERY", "SILENT", "announced", "living", "say", "say_again_and_again"]
+__all__ = [
+    "EVERY",
+    "SILENT",
+    "announced",
+    "living",
+    "living_workers",
+    "say",
+    "say_again_and_again",
+]
 
 EVERY = timedelta(seconds=5)
 """Time between two reports of a process."""
@@ -109,6 +117,16 @@ async def say(client: Client, reporter: Reporter, *, gone: bool = False) -> None
 def living(reports: Sequence[WorkerReport], now: datetime) -> list[WorkerReport]:
     """Return those that have reported lately; clocks of machines may differ a little."""
     return [report for report in reports if now - report.at <= SILENT]
+
+
+async def living_workers(client: Client, fleet: str) -> list[WorkerReport] | None:
+    """Return the processes that have reported lately; None as for `announced`.
+
+    Raises:
+        RPCError: if the server does not answer.
+    """
+    found = await announced(client, fleet)
+    return None if found is None else living(found, datetime.now(UTC))
 
 
 async def announced(client: Client, fleet: str) -> list[WorkerReport] | None:

@@ -30,7 +30,7 @@ from tierpool.contracts.limits import (
 from tierpool.contracts.reports import WorkerReport
 from tierpool.errors import Problem, TierpoolError
 from tierpool.fleet import LoadedFleet, fixed_parts, pool_specs
-from tierpool.pools.announce import EVERY, announced, living
+from tierpool.pools.announce import EVERY, living_workers
 from tierpool.pools.statistics import queue_statistics
 
 __all__ = ["apply_limits", "is_kept", "pool_limits", "refusals", "wait_for_followers"]
@@ -55,7 +55,7 @@ def refusals(fleet: LoadedFleet, workers: Sequence[WorkerReport]) -> list[Proble
     """
     wanted = fixed_parts(fleet)
     known: dict[str, set[str]] = {}
-    staying = [worker for worker in workers if worker.state != "draining"]
+    staying = [worker for worker in workers if worker.stays]
     for worker in staying or workers:
         for place, value in worker.file.items():
             known.setdefault(place, set()).add(value)
@@ -121,21 +121,19 @@ async def apply_limits(
     return applied
 
 
-async def is_kept(
-    client: Client, fleet: str, workers: Sequence[WorkerReport] | None
-) -> bool:
+async def is_kept(client: Client, fleet: str) -> bool:
     """Tell whether a worker keeps the fleet's limits; one may just be starting.
 
     Raises:
         RPCError: if the server does not answer.
     """
     for _ in range(_LOOKS):
-        if workers is not None:
-            if any("control" in w.serves and w.state != "draining" for w in workers):
-                return True
-            now, found = datetime.now(UTC), await announced(client, fleet)
-            workers = living(found or [], now)
-        elif (await _pollers(client, f"{fleet}-control")) != 0:
+        workers = await living_workers(client, fleet)
+        if workers is None:
+            kept = await _pollers(client, f"{fleet}-control") != 0
+        else:
+            kept = any("control" in w.serves and w.stays for w in workers)
+        if kept:
             return True
         await asyncio.sleep(0.5)
     return False
@@ -163,9 +161,8 @@ async def wait_for_followers(
     loop = asyncio.get_running_loop()
     end = loop.time() + _FOLLOW_SECONDS
     while True:
-        now = datetime.now(UTC)
-        heard = living(await announced(client, fleet) or [], now)
-        pools = [w for w in heard if w.pools and w.state != "draining"]
+        heard = await living_workers(client, fleet) or []
+        pools = [w for w in heard if w.pools and w.stays]
         behind = [w for w in pools if w.limits != applied.id]
         if not behind or loop.time() >= end or all(w.refused_limits for w in behind):
             return [w for w in pools if w not in behind], behind

@@ -178,9 +178,11 @@ class Gate:
 
     def _elsewhere(self, queue: str, throttle: Throttle) -> bool:
         """Tell whether a call should go to the tier's next model at once."""
-        others = list(self.throttles)[list(self.throttles).index(queue) + 1 :]
-        usable = any(not self.throttles[other].trouble for other in others)
-        return throttle.unavailable and usable
+        if not throttle.unavailable:
+            return False
+        queues = list(self.throttles)
+        others = queues[queues.index(queue) + 1 :]
+        return any(not self.throttles[other].trouble for other in others)
 
     def _refused_keys(self) -> str:
         return "; ".join(t.trouble for t in self.throttles.values() if t.trouble)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -109,10 +109,6 @@ class FleetStatus:
     notes: tuple[str, ...]
     """What somebody should look at."""
 
-    def with_notes(self, notes: tuple[str, ...]) -> FleetStatus:
-        """Return the same with other notes."""
-        return replace(self, notes=notes)
-
 
 async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
     """Ask the server about queues, workers, limits and running items.
@@ -171,10 +167,8 @@ def pool_status(
         reports: None if the server keeps no registry of workers.
     """
     serving = [r for r in reports or () if name in r.serves]
-    parts = [pool for r in serving for pool in r.pools if pool.pool == name]
-    staying = [
-        p for r in serving if r.state != "draining" for p in r.pools if p.pool == name
-    ]
+    parts = _parts(serving, name)
+    staying = _parts([r for r in serving if r.stays], name)
     window = sum((part.window for part in parts), Window())
     workers = len(serving) if reports is not None else len(seen.pollers)
     bound, reason = _bound(staying or parts) if parts else (None, "")
@@ -200,6 +194,10 @@ def pool_status(
         reason=reason if workers else "no worker",
         trouble=next((part.trouble for part in parts if part.trouble), ""),
     )
+
+
+def _parts(reports: Sequence[WorkerReport], name: str) -> list[PoolReport]:
+    return [pool for r in reports for pool in r.pools if pool.pool == name]
 
 
 def _bound(parts: Sequence[PoolReport]) -> tuple[Bound, str]:
@@ -255,9 +253,9 @@ def _on_limits(
     pools: Sequence[PoolStatus], heard: Sequence[WorkerReport], limits: AppliedLimits
 ) -> list[str]:
     behind = [
-        f"{r.host}:{r.pid}" + (f" ({r.refused_limits})" if r.refused_limits else "")
+        r.where + (f" ({r.refused_limits})" if r.refused_limits else "")
         for r in heard
-        if r.pools and r.state != "draining" and r.limits != limits.id
+        if r.pools and r.stays and r.limits != limits.id
     ]
     notes = []
     if behind:
@@ -276,7 +274,7 @@ def _on_clocks(reports: Sequence[WorkerReport], now: datetime) -> list[str]:
     notes = []
     for report in reports:
         seconds = (now - report.at).total_seconds()
-        who = f"{report.host}:{report.pid}"
+        who = report.where
         if SILENT.total_seconds() < seconds < _REMEMBERED.total_seconds():
             what = f"{who} has not reported for {seconds:.0f} s: it is gone"
             notes.append(f"{what}, or its clock or this machine's is wrong")

@@ -66,7 +66,6 @@ class AnthropicProvider(SdkProvider[anthropic.AsyncAnthropic]):
 
     name: ClassVar[str] = "anthropic"
     key_env: ClassVar[str | None] = "ANTHROPIC_API_KEY"
-    _accepted = {}
 
     def _open(self, address: str | None, key: str) -> Opened[anthropic.AsyncAnthropic]:
         http = http_client(address, anthropic.DefaultAsyncHttpxClient)

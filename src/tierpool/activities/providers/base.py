@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, Protocol, cast
+from typing import Final, Literal, Protocol, cast
 
 from pydantic import JsonValue
 
@@ -22,6 +22,7 @@ from tierpool.contracts import FailureDetail, Usage
 from tierpool.errors import TierpoolError, UnknownName
 
 __all__ = [
+    "WRONG_KEY",
     "Provider",
     "ProviderCall",
     "ProviderError",
@@ -29,6 +30,10 @@ __all__ = [
     "close_providers",
     "provider_for",
 ]
+
+
+WRONG_KEY: Final = 401
+"""Status of a provider that does not take the key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from tierpool.activities.providers.retry_hint import LONGEST_HINT, seconds_until
+from tierpool.activities.providers.retry_hint import (
+    LONGEST_HINT,
+    rate_limits,
+    seconds_until,
+)
 from tierpool.budget.rates import Headroom
 from tierpool.contracts import Usage
 
 __all__ = ["headroom"]
-
-_OPENAI = "x-ratelimit-remaining-"
-_ANTHROPIC = "anthropic-ratelimit-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +74,16 @@ def _calls(bucket: _Bucket, usage: Usage | None) -> Headroom | None:
 
 
 def _buckets(headers: Mapping[str, str], now: datetime) -> Iterator[_Bucket]:
-    for name in headers:
-        lower = name.lower()
-        if lower.startswith(_OPENAI):
-            what = lower.removeprefix(_OPENAI)
-            limit, reset = (f"x-ratelimit-{kind}-{what}" for kind in ("limit", "reset"))
-        elif lower.startswith(_ANTHROPIC) and lower.endswith("-remaining"):
-            what = lower.removeprefix(_ANTHROPIC).removesuffix("-remaining")
-            limit, reset = (f"{_ANTHROPIC}{what}-{kind}" for kind in ("limit", "reset"))
-        else:
-            continue
-        remaining = _number(headers[name])
-        wait = seconds_until(headers.get(reset, ""), now)
+    for told in rate_limits(headers):
+        remaining = _number(told.remaining)
+        wait = seconds_until(told.reset or "", now)
         if remaining is not None and wait is not None:
-            yield _Bucket(what, remaining, _number(headers.get(limit, "")), wait)
+            yield _Bucket(told.what, remaining, _number(told.limit), wait)
 
 
-def _number(text: str) -> float | None:
+def _number(text: str | None) -> float | None:
     try:
-        value = float(text)
+        value = float(text or "")
     except ValueError:
         return None
     return value if math.isfinite(value) else None

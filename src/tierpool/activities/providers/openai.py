@@ -54,7 +54,6 @@ class OpenAIProvider(SdkProvider[openai.AsyncOpenAI]):
 
     name: ClassVar[str] = "openai"
     key_env: ClassVar[str | None] = "OPENAI_API_KEY"
-    _accepted = {}
 
     def _open(self, address: str | None, key: str) -> Opened[openai.AsyncOpenAI]:
         http = http_client(address, openai.DefaultAsyncHttpxClient)

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
-__all__ = ["LONGEST_HINT", "read_duration", "retry_hint", "seconds_until"]
+__all__ = [
+    "LONGEST_HINT",
+    "RateLimit",
+    "rate_limits",
+    "read_duration",
+    "retry_hint",
+    "seconds_until",
+]
 
 LONGEST_HINT = timedelta(hours=1)
 """After so long a provider that asks for more is asked again."""
@@ -22,6 +30,21 @@ _ABSURD = timedelta(days=1)
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+_TOLD = ("reset", "remaining", "limit")
+
+
+class RateLimit(NamedTuple):
+    """One limit as the headers tell it; None where they do not."""
+
+    what: str
+    """`requests`, `tokens`, `input-tokens`, `output-tokens`."""
+    timed: bool
+    """Whether the reset is usually told as a time, not as a duration."""
+    reset: str | None
+    remaining: str | None
+    limit: str | None
 
 
 def retry_hint(
@@ -108,22 +131,29 @@ def _retry_info(body: object) -> float | None:
     return None
 
 
+def rate_limits(headers: Mapping[str, str]) -> Iterator[RateLimit]:
+    """Yield the limits whose reset is told, as OpenAI and Anthropic name them."""
+    for name in map(str.lower, headers):
+        if name.startswith("x-ratelimit-reset-"):
+            what = name.removeprefix("x-ratelimit-reset-")
+            timed, names = False, [f"x-ratelimit-{kind}-{what}" for kind in _TOLD]
+        elif name.startswith("anthropic-ratelimit-") and name.endswith("-reset"):
+            what = name.removeprefix("anthropic-ratelimit-").removesuffix("-reset")
+            timed, names = True, [f"anthropic-ratelimit-{what}-{k}" for k in _TOLD]
+        else:
+            continue
+        yield RateLimit(what, timed, *(headers.get(one) for one in names))
+
+
 def _resets(headers: Mapping[str, str], now: datetime) -> float | None:
     """Return the latest reset of the limits that are used up, else of all."""
     used_up: list[float] = []
     others: list[float] = []
-    for name, value in headers.items():
-        name = name.lower()
-        if name.startswith("x-ratelimit-reset-"):
-            wait = read_duration(value)
-            left = headers.get(name.replace("-reset-", "-remaining-"))
-        elif name.startswith("anthropic-ratelimit-") and name.endswith("-reset"):
-            wait = _until(value, now)
-            left = headers.get(name.removesuffix("-reset") + "-remaining")
-        else:
-            continue
+    for told in rate_limits(headers):
+        text = told.reset or ""
+        wait = _until(text, now) if told.timed else read_duration(text)
         if wait is not None:
-            (used_up if left == "0" else others).append(wait)
+            (used_up if told.remaining == "0" else others).append(wait)
     return max(used_up or others, default=None)
 
 

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import httpx2
 
 from tierpool.activities.providers.base import (
+    WRONG_KEY,
     ProviderCall,
     ProviderError,
     ProviderReply,
@@ -123,7 +124,6 @@ class Answer:
 
 
 _WARM_SECONDS: Final = 5.0
-_WRONG_KEY: Final = 401
 
 NO_KEY: Final = "none"
 """What stands for a key where none is sent: the SDKs insist on one."""
@@ -140,8 +140,8 @@ class SdkProvider(ABC, Generic[C]):
     name: ClassVar[str]
     key_env: ClassVar[str | None]
     """Variable that holds the key by default; None if the provider needs none."""
-    _accepted: ClassVar[dict[tuple[str | None, str | None], str]]
-    """Keys that the provider has not refused, by address and variable."""
+    _accepted: ClassVar[dict[tuple[str, str | None, str | None], str]] = {}
+    """Keys that were not refused, by provider, address and variable."""
 
     def __init__(self) -> None:
         self._clients: WeakKeyDictionary[
@@ -169,8 +169,8 @@ class SdkProvider(ABC, Generic[C]):
         if answer.opened or error is None:
             error = CutStream(error, tokens=answer.tokens)
         detail = _without_secrets(self.explain(error, key), call, key)
-        if detail.status == _WRONG_KEY:
-            self._accepted.pop((address, self._variable(call)), None)
+        if detail.status == WRONG_KEY:
+            self._accepted.pop((self.name, address, self._variable(call)), None)
         if address and not detail.status:
             where = f"{detail.message} (at {place_of(address)})"
             detail = detail.model_copy(update={"message": where})
@@ -200,10 +200,11 @@ class SdkProvider(ABC, Generic[C]):
         address, key = self._address(call), self._key(call)
         variable = self._variable(call)
         opened = self._shared(address, variable, key)
-        if not key or self._accepted.get((address, variable)) == key:
+        place = (self.name, address, variable)
+        if not key or self._accepted.get(place) == key:
             await _connect(opened)
             return
-        self._accepted[address, variable] = key  # others need not ask meanwhile
+        self._accepted[place] = key  # others need not ask meanwhile
         error: Exception | None = None
         try:
             async with asyncio.timeout(_WARM_SECONDS):
@@ -211,9 +212,9 @@ class SdkProvider(ABC, Generic[C]):
         except Exception as caught:  # noqa: BLE001 - explain() takes every kind
             error = caught
         if error is not None:
-            self._accepted.pop((address, variable), None)
+            self._accepted.pop(place, None)
             detail = self.explain(error, key)
-            if detail.status == _WRONG_KEY:
+            if detail.status == WRONG_KEY:
                 raise ProviderError(detail)
 
     async def keep(self) -> None:

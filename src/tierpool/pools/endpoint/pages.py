@@ -23,9 +23,9 @@ Report: TypeAlias = Callable[[], WorkerReport]
 """Tells how a worker process is; may be called on its event loop only."""
 
 _ANSWER_SECONDS = 2.0
+"""Time that the event loop has for a report, and the SDK for its metrics."""
 _SILENT_SECONDS = 30.0
 """A process that has not heard the server for so long gets no work from it."""
-"""Time that the event loop has for a report, and the SDK for its metrics."""
 _PATHS = ("/metrics", "/health", "/ready")
 
 
