@@ -11,8 +11,8 @@ from temporalio.exceptions import ApplicationError
 from tierpool.contracts import FlowStart, WorkItem
 from tierpool.worker import Served
 
-from .conftest import Start
-from .test_plugin import NANO, ROLES
+from .conftest import REVIEW, Start
+from .test_plugin import NANO
 
 
 def _start(**changes: Any) -> FlowStart:
@@ -35,7 +35,7 @@ async def test_stranger_on_the_flows_queue_fails_by_name(
     running: Start, args: list[Any]
 ) -> None:
     """A workflow that is no flow fails at once and says what to do; its task does not loop."""
-    fleet = await running(ROLES, served=Served(flows=True))
+    fleet = await running(REVIEW, served=Served(flows=True))
     if args and isinstance(args[0], FlowStart) and args[0].flow == "another":
         args = [args[0].model_copy(update={"fleet": fleet.fleet.packed_for("review")})]
 
@@ -56,7 +56,7 @@ async def test_stranger_on_the_flows_queue_fails_by_name(
 
 async def test_stranger_on_a_tiers_queue_fails_by_name(running: Start) -> None:
     """An activity that is no agent call fails once, by name, and reaches no provider."""
-    fleet = await running(ROLES, served=NANO)
+    fleet = await running(REVIEW, served=NANO)
 
     with pytest.raises(ActivityFailureError) as failed:
         await fleet.client.execute_activity(
