@@ -54,6 +54,7 @@ from tierpool.errors import (
 )
 from tierpool.fleet import LoadedFleet
 from tierpool.flow import CANCELLED, FAILED
+from tierpool.leases import LeaseAgent
 from tierpool.pools.gate import Gate
 from tierpool.pools.instances import Pool
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE
@@ -65,6 +66,7 @@ __all__ = [
     "fleet_of",
     "flow_result",
     "gates_of",
+    "lease_of",
     "pools_of",
     "start_flow",
 ]
@@ -82,6 +84,7 @@ DEFAULT_ADDRESS = "127.0.0.1:7233"
 @runtime_checkable
 class _HasFleet(Protocol):
     tierpool_fleet: LoadedFleet
+    tierpool_lease: LeaseAgent
     tierpool_gates: Mapping[str, Gate]
 
 
@@ -159,6 +162,15 @@ def gates_of(client: Client) -> Mapping[str, Gate]:
         TierpoolError: if the client has no TierpoolPlugin.
     """
     return _plugin_of(client).tierpool_gates
+
+
+def lease_of(client: Client) -> LeaseAgent:
+    """Return what holds this process's lease of the fleet's limits.
+
+    Raises:
+        TierpoolError: if the client has no TierpoolPlugin.
+    """
+    return _plugin_of(client).tierpool_lease
 
 
 def _plugin_of(client: Client) -> _HasFleet:

@@ -19,6 +19,7 @@ __all__ = [
     "ConfigError",
     "ItemCancelled",
     "ItemConflict",
+    "LeaseShort",
     "ModelUnavailable",
     "NoTierAbove",
     "NotAdmitted",
@@ -52,6 +53,18 @@ class NotAdmitted(TierpoolError):
     """A call that reached a worker which cannot start it now; nothing was sent."""
 
     retryable = True
+
+
+class LeaseShort(NotAdmitted):
+    """A call for which the fleet has no money, rate or concurrency left now."""
+
+    def __init__(
+        self, message: str, *, limit: str, never: bool = False,
+        retry_after: timedelta | None = None,
+    ) -> None:  # fmt: skip
+        """Name the resource; `never`: the call is larger than its whole limit."""
+        super().__init__(message, retry_after=retry_after)
+        self.limit, self.never = limit, never
 
 
 class ModelUnavailable(NotAdmitted):

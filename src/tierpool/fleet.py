@@ -28,6 +28,7 @@ from tierpool.blueprint import (
     Name,
     PoolSpec,
     Price,
+    RateLimit,
     Tier,
     TierPolicy,
 )
@@ -115,6 +116,10 @@ class RoleSnapshot(ConfigModel):
     pass_env: tuple[str, ...] = ()
     call: str = ""
     conversation: bool = False
+    max_instances: int | None = None
+    """Instances in flight in the whole fleet; None: no claim is needed for one."""
+    rate_limit: RateLimit | None = None
+    """What the role may use in the whole fleet."""
 
 
 class FleetSnapshot(ConfigModel):
@@ -128,6 +133,8 @@ class FleetSnapshot(ConfigModel):
     parts: dict[str, str] = {}
     """Prompts and schemas by hash."""
     guardrails: Guardrails = Guardrails()
+    backpressure: dict[str, int] = {}
+    """WIP limits that states hold."""
 
     def role(self, name: str) -> RoleSnapshot:
         """Return a role.
@@ -183,9 +190,10 @@ class FleetSnapshot(ConfigModel):
         roles = {n: r for n, r in self.roles.items() if n in named}
         refs = {p.hash for r in roles.values() for p in (r.prompt, r.output) if p}
         parts = {h: text for h, text in self.parts.items() if h in refs}
-        return self.model_copy(
-            update={"flows": {name: flow}, "roles": roles, "parts": parts}
-        )
+        held = {spec.holds for spec in flow.states.values()}
+        wip = {n: limit for n, limit in self.backpressure.items() if n in held}
+        kept = {"flows": {name: flow}, "roles": roles, "parts": parts}
+        return self.model_copy(update=kept | {"backpressure": wip})
 
     def pack(self) -> str:
         """Compress to text for a payload.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,12 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tierpool.activities.agents import AgentActivities
+from tierpool.activities.alerts import AlertActivities
+from tierpool.activities.claims import ClaimActivities, tell_limits
 from tierpool.activities.classify import route
 from tierpool.activities.conversations import ConversationStore
 from tierpool.activities.governed import governing
+from tierpool.activities.holders import holders
 from tierpool.activities.housekeeping import HousekeepingActivities
 from tierpool.activities.parts import PartStore
 from tierpool.activities.providers.base import WRONG_KEY, ProviderError
@@ -46,11 +50,15 @@ from tierpool.fleet import TOOLS, LoadedFleet, TierSnapshot, pool_specs
 from tierpool.interceptors.guardrail import GuardrailInterceptor
 from tierpool.interceptors.log_context import LogContextInterceptor
 from tierpool.interceptors.outbound import RunInterceptor
+from tierpool.leases import LeaseAgent
+from tierpool.leases.post import LedgerUnreachable, open_ledger
 from tierpool.pools.gate import Gate
 from tierpool.pools.instances import Pool
 from tierpool.pools.slots import QueueSlots
 from tierpool.pools.throttle import Throttle
+from tierpool.workflows.claims import ClaimsWorkflow
 from tierpool.workflows.flow import FlowWorkflow
+from tierpool.workflows.ledger import LedgerWorkflow
 from tierpool.workflows.limits import LimitsWorkflow
 
 __all__ = ["TierpoolPlugin"]
@@ -86,10 +94,14 @@ class TierpoolPlugin(SimplePlugin):
         self._conversations = ConversationStore()
         self._parts.pin(loaded.snapshot.parts.values())
         throttles = _throttles(loaded)
+        self.tierpool_lease = lease = LeaseAgent(loaded)
+        waits = loaded.fleet.guardrails.on_exhausted == "wait"
         self.tierpool_gates: dict[str, Gate] = {
             name: Gate(
                 Pool(name, spec, _builder(loaded, name, throttles[name])),
                 throttles[name],
+                lease,
+                waits,
             )
             for name, spec in pool_specs(loaded).items()
         }
@@ -99,7 +111,7 @@ class TierpoolPlugin(SimplePlugin):
             interceptors=[
                 RunInterceptor(),
                 LogContextInterceptor(),
-                GuardrailInterceptor(partial(governing, loaded.snapshot)),
+                GuardrailInterceptor(partial(governing, loaded.snapshot, lease)),
             ],
             workflow_runner=_runner,
             workflow_failure_exception_types=[TierpoolError],
@@ -114,9 +126,11 @@ class TierpoolPlugin(SimplePlugin):
             config["workflows"] = [*config.get("workflows", []), FlowWorkflow]
             if not config.get("activities"):
                 config["no_remote_activities"] = True  # local activities still run
-            _add_activities(config, [route, spent])
+            _add_activities(config, [route, spent, ClaimActivities(fleet).open])
         elif queue == f"{fleet.name}-control":
-            config["workflows"] = [*config.get("workflows", []), LimitsWorkflow]
+            control = [LimitsWorkflow, LedgerWorkflow, ClaimsWorkflow]
+            config["workflows"] = [*config.get("workflows", []), *control]
+            _add_activities(config, [holders, AlertActivities(fleet).tell])
             # who takes over from a dead process does not wait for it
             config["sticky_queue_schedule_to_start_timeout"] = timedelta(seconds=1)
         elif pool is not None:
@@ -132,6 +146,8 @@ class TierpoolPlugin(SimplePlugin):
             *config.get("workflows", []),
             FlowWorkflow,
             LimitsWorkflow,
+            LedgerWorkflow,
+            ClaimsWorkflow,
         ]
         return config
 
@@ -182,10 +198,18 @@ class TierpoolPlugin(SimplePlugin):
     ) -> None:
         """Look after the pool of a tier's worker for as long as it runs."""
         name = pool_of_queue(self.tierpool_fleet, worker.task_queue)
-        if name is None:
-            await super().run_worker(worker, next)
-            return
-        async with self.tierpool_gates[name].pool.tended():
+        if worker.task_queue == f"{self.tierpool_fleet.name}-control":
+            await tell_limits(worker.client, self.tierpool_fleet)
+            with suppress(LedgerUnreachable):  # workers say so as they ask for a lease
+                await open_ledger(worker.client, self.tierpool_fleet.name)
+        own = (f"{self.tierpool_fleet.name}-{part}" for part in ("flows", "control"))
+        async with AsyncExitStack() as stack:
+            if worker.task_queue not in own:
+                await stack.enter_async_context(
+                    self.tierpool_lease.running(worker.client)
+                )
+            if name is not None:
+                await stack.enter_async_context(self.tierpool_gates[name].pool.tended())
             await super().run_worker(worker, next)
 
     def _for_users(self, config: WorkerConfig) -> Sequence[Callable[..., Any]]:
@@ -193,7 +217,8 @@ class TierpoolPlugin(SimplePlugin):
         if not config.get("workflows"):
             return ()
         packed = self.tierpool_fleet.snapshot.model_copy(update={"flows": {}}).pack()
-        return (route, spent, HousekeepingActivities(packed).fleet)
+        claims = ClaimActivities(self.tierpool_fleet)
+        return (route, spent, claims.open, HousekeepingActivities(packed).fleet)
 
 
 def pool_of_queue(fleet: LoadedFleet, queue: str) -> str | None:

@@ -26,7 +26,7 @@ from temporalio.worker import Worker
 from tierpool import __version__
 from tierpool.activities.providers.base import close_providers, provider_for
 from tierpool.attributes import ensure_search_attributes
-from tierpool.client import fleet_of, gates_of
+from tierpool.client import fleet_of, gates_of, lease_of
 from tierpool.config.credentials import missing_credentials
 from tierpool.errors import ConfigError, TierpoolError, UnknownName
 from tierpool.fleet import LoadedFleet, fixed_parts
@@ -157,7 +157,8 @@ def _reporter(client: Client, fleet: LoadedFleet, served: Served) -> Reporter:
 async def _ready_pools(client: Client, reporter: Reporter) -> AsyncIterator[None]:
     """Make pools ready and keep them so; announce the process meanwhile."""
     pools = {name: gate.pool for name, gate in reporter.gates.items()}
-    follower = Follower(client, reporter, pools)
+    lease = lease_of(client)
+    follower = Follower(client, reporter, pools, fleet_of(client), lease)
     await follower.look()
     async with AsyncExitStack() as stack:
         entered = [stack.enter_async_context(pool.tended()) for pool in pools.values()]
@@ -228,7 +229,9 @@ async def _until_stopped(
     finally:
         stopping.cancel()
         saying = asyncio.ensure_future(draining())
-        await asyncio.gather(*(worker.shutdown() for worker in workers))
+        # the shutdown of one that could not begin would wait for ever
+        pairs = zip(workers, running, strict=True)
+        await asyncio.gather(*(w.shutdown() for w, task in pairs if not task.done()))
         results = await asyncio.gather(*running, return_exceptions=True)
         await saying
     _log.info("worker.stopped")

@@ -18,6 +18,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import PayloadCodec
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
+from tests.leases import lease_of
 
 from tierpool.activities.agents import AgentActivities
 from tierpool.activities.conversations import ConversationStore, Said
@@ -82,7 +83,7 @@ class Worker:
         self.codec: PayloadCodec | None = ZlibCodec()
         self.parts = PartStore()
         self.pool = Pool("nano", PoolSpec(), self.agent)
-        gate = Gate(self.pool, {})
+        gate = Gate(self.pool, {}, lease_of())
         self.activities = AgentActivities(
             folder, folder, self.parts, ConversationStore(), gate.admit
         )

@@ -17,6 +17,7 @@ from openai.types.responses import ResponseUsage
 from structlog.testing import capture_logs
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
+from tests.leases import lease_of
 
 from tierpool import Usage, governed
 from tierpool.activities.governed import GovernedCall, governing, quote_of
@@ -311,7 +312,7 @@ async def under(fleet: FleetSnapshot, **info: Any) -> None:
     environment.info = environment.info.__class__(**(vars(environment.info) | info))
 
     async def run() -> None:
-        with governing(fleet):
+        with governing(fleet, lease_of()):
             call_it()
 
     await environment.run(run)
@@ -326,7 +327,7 @@ def test_outside_of_an_activity_it_says_where_it_works() -> None:
 async def test_thread_of_a_sync_activity_is_told_why_not() -> None:
     """A `def` activity runs in a thread, from which the workflow cannot be asked."""
     with (
-        governing(FLEET),
+        governing(FLEET, lease_of()),
         pytest.raises(ApplicationError, match="async def") as refused,
     ):
         await asyncio.to_thread(call_it)
@@ -340,7 +341,10 @@ async def test_event_loop_of_ones_own_is_told_why_not() -> None:
     async def inside() -> None:
         call_it()
 
-    with governing(FLEET), pytest.raises(ApplicationError, match="async def"):
+    with (
+        governing(FLEET, lease_of()),
+        pytest.raises(ApplicationError, match="async def"),
+    ):
         await asyncio.to_thread(lambda: asyncio.run(inside()))
 
 
@@ -363,7 +367,7 @@ async def test_activity_without_a_workflow_that_answers_is_refused(
 
 async def test_scope_ends_with_the_activity() -> None:
     """What comes after an activity in the same task is outside again."""
-    with governing(FLEET):
+    with governing(FLEET, lease_of()):
         pass
 
     with pytest.raises(UsageError):

@@ -11,19 +11,27 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from datetime import timedelta
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import structlog
 from pydantic import ValidationError
 from temporalio import activity
 from temporalio.common import RawValue
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ApplicationError
 
+from tierpool.activities.admission import (
+    Admit,
+    application_error,
+    asked,
+    not_admitted,
+    settle,
+    told,
+    unbilled,
+)
 from tierpool.activities.answers import (
     check_estimate,
     compare_usage,
@@ -33,14 +41,11 @@ from tierpool.activities.answers import (
 from tierpool.activities.conversations import ConversationStore, Said, ask_messages
 from tierpool.activities.parts import PartMissing, PartStore, ask_item
 from tierpool.activities.providers.base import (
-    WRONG_KEY,
     ProviderCall,
     ProviderError,
 )
-from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.tools import ToolError, run_command, run_python
 from tierpool.blueprint import Reply
-from tierpool.budget.rates import Headroom
 from tierpool.contracts import (
     AgentRequest,
     AgentResult,
@@ -53,14 +58,12 @@ from tierpool.contracts import (
 )
 from tierpool.errors import (
     ConfigError,
-    ModelUnavailable,
     NotAdmitted,
-    TierpoolError,
     UnknownName,
 )
 from tierpool.replies import check_schema, reply_text, validate_reply
 
-__all__ = ["Admit", "Admitted", "AgentActivities"]
+__all__ = ["AgentActivities"]
 
 _BEAT_SECONDS = 1.5
 """Well below the heartbeat timeout, also when the event loop is busy."""
@@ -74,39 +77,7 @@ _SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 _SHORTEST_SECRET = 8
 """Characters; replacing shorter values would garble words."""
 
-_BUSY = (429, 503, 529)
-"""Statuses of a provider that takes no more for now."""
-
 _log = structlog.get_logger()
-
-
-class Admitted(Protocol):
-    """A call that may start: the pool's side of it."""
-
-    @property
-    def agent(self) -> AgentClient:
-        """What its instance calls models with."""
-        ...
-
-    def broken(self) -> None:
-        """Say that the instance's connections are in doubt."""
-        ...
-
-    def refused_key(self, reason: str) -> timedelta:
-        """Say that the provider does not take the key; returns when to try again."""
-        ...
-
-    def answered(self, told: Headroom | None) -> None:
-        """Say that the provider answered, and what it still takes."""
-        ...
-
-    def refused(self, retry_after: timedelta | None) -> None:
-        """Say that the provider takes no more for now."""
-        ...
-
-
-Admit: TypeAlias = Callable[[str], AbstractAsyncContextManager[Admitted]]
-"""Lets a call of a task queue start; for tools the queue is empty."""
 
 
 class AgentActivities:
@@ -164,20 +135,18 @@ class AgentActivities:
                     message="broken off by an operator's pause or reset",
                 )
             except PartMissing as error:
-                detail = _unbilled(error, NextStep.RETRY)
+                detail = unbilled(error, NextStep.RETRY)
             except NotAdmitted as error:
-                elsewhere = isinstance(error, ModelUnavailable)
-                then = NextStep.FAILOVER if elsewhere else NextStep.RETRY
-                detail = _unbilled(error, then, admitted=False)
+                detail = not_admitted(error)
             except (ConfigError, UnknownName) as error:
-                detail = _unbilled(error, NextStep.FAIL)
+                detail = unbilled(error, NextStep.FAIL)
             else:
                 log.info("attempt.answered", **_usage(result))
                 return result
         log.warning(
             "attempt.failed", outcome=detail.outcome.value, reason=detail.message
         )
-        raise _application_error(detail)
+        raise application_error(detail)
 
     async def _run(self, request: AgentRequest) -> AgentResult:
         schema = None
@@ -215,7 +184,8 @@ class AgentActivities:
         system = await self._text(request.prompt) if request.prompt else None
         if schema is not None:
             check_schema(schema)
-        async with self._admit(activity.info().task_queue) as admitted:
+        ask = asked(request, activity.info().task_queue, len(messages) + bool(system))
+        async with self._admit(ask.queue, ask) as admitted:
             provider, model = admitted.agent.provider_for(request.route.model)
             call = ProviderCall(
                 model=model,
@@ -229,12 +199,14 @@ class AgentActivities:
                 base_url=request.base_url,
                 api_key_env=request.api_key_env,
             )
-            check_estimate(request, provider.input_bytes(call))
             try:
+                check_estimate(request, provider.input_bytes(call))
                 answer = await provider.complete(call)
             except ProviderError as error:
-                error.detail = _told(admitted, error.detail)
+                settle(admitted, error.detail)
+                error.detail = told(admitted, error.detail)
                 raise
+            admitted.settle(answer.usage)
             admitted.answered(answer.headroom)
         compare_usage(request, call, answer.usage)
         if len(answer.text) > _READ_AT_ONCE:  # in a thread: heartbeats go on
@@ -246,7 +218,7 @@ class AgentActivities:
     async def _tool(
         self, request: AgentRequest, body: str, schema: dict[str, Any] | None
     ) -> AgentResult:
-        async with self._admit(""):
+        async with self._admit("", asked(request, "", 0)):
             if request.run:
                 result = await run_command(request, body, self._workdir)
             else:
@@ -308,52 +280,6 @@ def _without_secrets(text: str) -> str:
         if name.endswith(_SECRET_NAMES) and len(value.strip()) >= _SHORTEST_SECRET:
             text = text.replace(value.strip(), f"[{name}]")
     return text
-
-
-def _application_error(detail: FailureDetail) -> ApplicationError:
-    expected = detail.outcome is Outcome.UNBILLED and detail.next is not NextStep.FAIL
-    return ApplicationError(
-        detail.message,
-        detail,
-        type=_type(detail),
-        non_retryable=True,  # the workflow decides on every further attempt
-        next_retry_delay=detail.retry_after,
-        category=ApplicationErrorCategory.BENIGN
-        if expected
-        else ApplicationErrorCategory.UNSPECIFIED,
-    )
-
-
-def _unbilled(
-    error: TierpoolError, then: NextStep, *, admitted: bool = True
-) -> FailureDetail:
-    """Report what went wrong before anything was sent."""
-    return FailureDetail(
-        outcome=Outcome.UNBILLED,
-        next=then,
-        message=str(error),
-        retry_after=error.retry_after,
-        admitted=admitted,
-    )
-
-
-def _told(admitted: Admitted, failure: FailureDetail) -> FailureDetail:
-    """Let the pool know what a failed call means for the next ones."""
-    if not failure.status:
-        admitted.broken()
-    elif failure.status == WRONG_KEY:
-        # the worker's fault, not the item's: that one waits
-        wait = admitted.refused_key(failure.message)
-        return failure.model_copy(update={"retry_after": wait})
-    elif failure.status in _BUSY and failure.next is NextStep.RETRY:
-        admitted.refused(failure.retry_after)
-    return failure
-
-
-def _type(detail: FailureDetail) -> str:
-    if detail.next is NextStep.RESERVE:
-        return "EstimateTooLow"
-    return f"Attempt{detail.outcome.value.title()}"
 
 
 def _usage(result: AgentResult) -> dict[str, int]:

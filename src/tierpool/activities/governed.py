@@ -17,6 +17,7 @@ from uuid import uuid4
 import structlog
 from pydantic_core import PydanticSerializationError, to_json
 from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from tierpool.activities.reservations import refused, reserve, settle
 from tierpool.activities.usages import usage_from
@@ -30,8 +31,10 @@ from tierpool.budget.estimate import (
 )
 from tierpool.budget.pricing import find_price
 from tierpool.contracts import GovernedRequest, GovernedSettlement, Usage
-from tierpool.errors import TierpoolError, UsageError
+from tierpool.contracts.ledger import USD
+from tierpool.errors import LeaseShort, TierpoolError, UsageError
 from tierpool.fleet import FleetSnapshot
+from tierpool.leases import Ask, Held, LeaseAgent
 
 __all__ = ["GovernedCall", "governed", "governing", "quote_of"]
 
@@ -43,6 +46,7 @@ class _Scope:
     """What `governed` knows inside one attempt of one activity."""
 
     fleet: FleetSnapshot
+    lease: LeaseAgent
     loop: asyncio.AbstractEventLoop
 
 
@@ -50,9 +54,14 @@ _scope: ContextVar[_Scope | None] = ContextVar("tierpool_governed", default=None
 
 
 @contextmanager
-def governing(fleet: FleetSnapshot) -> Iterator[None]:
-    """Let the activity that runs inside price its calls by this fleet."""
-    token = _scope.set(_Scope(fleet, asyncio.get_running_loop()))
+def governing(fleet: FleetSnapshot, lease: LeaseAgent) -> Iterator[None]:
+    """Let the activity that runs inside price its calls by this fleet.
+
+    Args:
+        fleet: Where the prices stand.
+        lease: Of the process, for what is limited fleet-wide.
+    """
+    token = _scope.set(_Scope(fleet, lease, asyncio.get_running_loop()))
     try:
         yield
     finally:
@@ -158,7 +167,7 @@ def governed(
         quote = quote_of(scope.fleet, model, max_output_tokens, input)
     except TierpoolError as error:
         raise refused(str(error)) from error
-    return _governed(model, quote)
+    return _governed(scope, model, quote)
 
 
 def quote_of(
@@ -177,7 +186,9 @@ def quote_of(
 
 
 @asynccontextmanager
-async def _governed(model: str, quote: Quote) -> AsyncIterator[GovernedCall]:
+async def _governed(
+    scope: _Scope, model: str, quote: Quote
+) -> AsyncIterator[GovernedCall]:
     info = activity.info()
     # activity IDs come again: after a reset, and where the user gives them
     id = f"{info.activity_id}-{info.attempt}-{uuid4().hex[:16]}"
@@ -193,12 +204,60 @@ async def _governed(model: str, quote: Quote) -> AsyncIterator[GovernedCall]:
     )
     call, cancelled = GovernedCall(quote), False
     try:
+        held = await _leased(scope, model, quote)
+    except (ApplicationError, asyncio.CancelledError) as error:
+        call.release()
+        stopped = isinstance(error, asyncio.CancelledError)
+        await settle(call.settlement(id), cancelled=stopped)
+        raise
+    try:
         yield call
     except asyncio.CancelledError:
         cancelled = True
         raise
     finally:
-        await settle(call.settlement(id), cancelled=cancelled)
+        settlement = call.settlement(id)
+        held.settle(settlement.usage, settlement.cost_usd)
+        await settle(settlement, cancelled=cancelled)
+
+
+async def _leased(scope: _Scope, model: str, quote: Quote) -> Held:
+    """Take what the call needs of the fleet's limits.
+
+    Raises:
+        ApplicationError: of type `LeaseShort`, if it cannot begin now; not
+            retryable if waiting does not help, or the fleet does not want it.
+    """
+    queues = [
+        (tier, known.queue)
+        for tier, spec in scope.fleet.tiers.items()
+        for known in spec.models
+        if known.model == model
+    ]
+    tier, queue = queues[0] if queues else ("", "")
+    info = activity.info()
+    ask = Ask(
+        flow=info.workflow_type or "",
+        role=info.activity_type,
+        tier=tier,
+        queue=queue,
+        model=model,
+        usd=quote.usd,
+        input_bytes=quote.input_bytes,
+        messages=quote.messages,
+        output_tokens=quote.output_tokens,
+    )
+    try:
+        return await scope.lease.reserve(ask)
+    except LeaseShort as error:
+        fails = error.limit == USD and scope.fleet.guardrails.on_exhausted == "fail"
+        raise ApplicationError(
+            f"{info.activity_type}: {error}",
+            type="LeaseShort",
+            non_retryable=error.never or fails,
+            next_retry_delay=error.retry_after,
+            category=ApplicationErrorCategory.BENIGN,
+        ) from error
 
 
 def _own_scope() -> _Scope:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from datetime import timedelta
 from decimal import Decimal
 
@@ -18,9 +19,11 @@ from tierpool.contracts.ledger import (
 )
 from tierpool.fleet import LoadedFleet
 
-__all__ = ["fleet_limits", "rate_caps"]
+__all__ = ["HOUR_VARIABLE", "fleet_limits", "rate_caps"]
 
-_HOUR, _MINUTE = 3600.0, 60.0
+_MINUTE = 60.0
+HOUR_VARIABLE = "TIERPOOL_LEDGER_HOUR_SECONDS"
+"""Environment variable for tests and benchmarks: how long an hour is."""
 _PACE_SECONDS = 6.0
 _PACE_SHARE = 8
 """An eighth of a minute's amount in a tenth of it: enough to catch up, too little
@@ -36,7 +39,8 @@ def fleet_limits(fleet: LoadedFleet) -> FleetLimits:
     caps: dict[str, tuple[Cap, ...]] = {}
     if rules.max_cost_per_hour_usd is not None:
         nano = int(rules.max_cost_per_hour_usd * Decimal(NANO))
-        caps[USD] = (Cap(amount=nano, seconds=_HOUR, bucket=_MINUTE),)
+        hour = float(os.environ.get(HOUR_VARIABLE) or 3600)
+        caps[USD] = (Cap(amount=nano, seconds=hour, bucket=hour / 60),)
     if fleet.fleet.max_concurrent is not None:
         caps[CALLS] = (Cap(amount=fleet.fleet.max_concurrent),)
     for name, queues in fleet.queues.items():

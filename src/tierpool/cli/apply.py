@@ -22,6 +22,7 @@ from tierpool.contracts.limits import AppliedLimits, PoolLimits
 from tierpool.contracts.reports import WorkerReport
 from tierpool.errors import ConfigError, ServerError, TierpoolError
 from tierpool.fleet import LoadedFleet
+from tierpool.leases.applied import applied_limits
 from tierpool.pools.announce import living_workers
 from tierpool.pools.apply import (
     apply_limits,
@@ -30,7 +31,6 @@ from tierpool.pools.apply import (
     refusals,
     wait_for_followers,
 )
-from tierpool.pools.limits import applied_limits
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:

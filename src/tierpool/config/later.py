@@ -21,13 +21,10 @@ NOT_ENFORCED: dict[str, tuple[Pattern, ...]] = {
         for key in ("max_cost_per_hour_usd", "alert_threshold_usd", "alert_webhook")
     ),
     "max_concurrent": (("max_concurrent",),),
-    "backpressure": (("backpressure", "*"),),
     "rate_limit": (
         ("tiers", "*", "rate_limit"),
         ("tiers", "*", "fallback", "*", "rate_limit"),
-        ("agents", "*", "rate_limit"),
     ),
-    "max_instances of a role": (("agents", "*", "max_instances"),),
 }
 """Kind of limit: where it stands in the file; `*` is any name or number."""
 

@@ -39,6 +39,7 @@ def build_snapshot(fleet: Fleet, prices: Prices, texts: RoleTexts) -> FleetSnaps
         flows=fleet.flows,
         parts=parts,
         guardrails=fleet.guardrails,
+        backpressure=fleet.backpressure,
     )
 
 
@@ -87,4 +88,6 @@ def _role(
         pass_env=role.pass_env,
         call=role.call or "",
         conversation=role.conversation,
+        max_instances=None if role.type == "human" else role.max_instances,
+        rate_limit=None if role.type == "human" else role.rate_limit,
     )

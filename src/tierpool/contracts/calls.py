@@ -191,6 +191,11 @@ class FailureDetail(Wire):
     """The provider's hint."""
     admitted: bool = True
     """False if the worker could not start the attempt: that is no try at all."""
+    limit: str = ""
+    """What was not to be had of the fleet's limits: `usd`, `calls`, `requests:…`,
+    `tokens:…`, or `lease` if the worker had none."""
+    never: bool = False
+    """The attempt is larger than the whole limit: waiting does not help."""
     about_input: bool = False
     """The input is too long for this model: that says nothing of other calls."""
     usage: Usage | None = None

@@ -93,8 +93,9 @@ class Counter(Wire):
     """Given back unused."""
     reserved: int = 0
     """Held for calls under way, now."""
-    used: tuple[tuple[int, int], ...] = ()
-    """What was settled since the last answered renewal: milliseconds ago, amount."""
+    used: tuple[tuple[int, int, int], ...] = ()
+    """What was settled since the last answered renewal: number of the renewal that
+    told of it first, milliseconds ago, amount (negative: a correction)."""
     needs: int = 0
     """The least that would be of use: the smallest call that waits."""
     wants: int = 0
@@ -132,6 +133,8 @@ class Renewal(Wire):
     """Grows with each renewal of a lessee."""
     where: str = ""
     """`host:pid`, for people."""
+    period: float = 1.0
+    """Seconds until its next renewal, as it means to renew."""
     counters: dict[str, Counter] = {}
     limits: FleetLimits | None = None
     """What its file says, or what was applied; when it changes, and when asked for."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from tierpool.contracts.claims import ClaimLimits
+from tierpool.contracts.ledger import FleetLimits
 from tierpool.contracts.wire import Wire
 
 __all__ = [
@@ -40,6 +42,10 @@ class LimitsRequest(Wire):
     """After this time it is refused: who asked has been told that it failed."""
     pools: dict[str, PoolLimits] = {}
     """All of them, by tier; none: the files of the workers count again."""
+    shared: FleetLimits | None = None
+    """What the ledger keeps for the whole fleet."""
+    claims: ClaimLimits | None = None
+    """What the claims keep: of roles, and of work in progress."""
 
 
 class AppliedLimits(Wire):
@@ -52,6 +58,8 @@ class AppliedLimits(Wire):
     at: datetime | None = None
     by: str = ""
     pools: dict[str, PoolLimits] = {}
+    shared: FleetLimits | None = None
+    claims: ClaimLimits | None = None
 
 
 def limits_id(fleet: str) -> str:

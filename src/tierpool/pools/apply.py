@@ -20,6 +20,8 @@ from temporalio.client import (
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
+from tierpool.contracts.claims import ClaimLimits
+from tierpool.contracts.ledger import FleetLimits
 from tierpool.contracts.limits import (
     APPLY_UPDATE,
     AppliedLimits,
@@ -80,7 +82,12 @@ def _why(place: str, running: set[str]) -> str:
 
 
 async def apply_limits(
-    client: Client, fleet: str, pools: Mapping[str, PoolLimits], by: str = ""
+    client: Client,
+    fleet: str,
+    pools: Mapping[str, PoolLimits],
+    by: str = "",
+    shared: FleetLimits | None = None,
+    claims: ClaimLimits | None = None,
 ) -> AppliedLimits:
     """Replace the limits of a running fleet.
 
@@ -89,6 +96,8 @@ async def apply_limits(
         fleet: Its name.
         pools: By tier; none: those of the workers' files count again.
         by: Who applies, for people; default: the user and the machine.
+        shared: What the ledger keeps; None: what the workers' files say.
+        claims: What the claims keep; None: what the file of `--control` says.
 
     Raises:
         TierpoolError: if they are not taken; then they never are.
@@ -103,7 +112,9 @@ async def apply_limits(
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary="limits applied to the running fleet",
     )
-    request = LimitsRequest(by=by or _who(), pools=dict(pools), until=until)
+    request = LimitsRequest(
+        by=by or _who(), pools=dict(pools), until=until, shared=shared, claims=claims
+    )
     try:
         applied: AppliedLimits = await handle.execute_update(
             APPLY_UPDATE,

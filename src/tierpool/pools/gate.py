@@ -21,8 +21,11 @@ from typing import Any, Protocol
 import structlog
 
 from tierpool.budget.rates import Headroom
+from tierpool.contracts import Usage
+from tierpool.contracts.ledger import USD
 from tierpool.contracts.reports import Bound, PoolReport
 from tierpool.errors import ModelUnavailable, NotAdmitted
+from tierpool.leases import Ask, Held, LeaseAgent
 from tierpool.pools.instances import Instance, Pool, PoolView
 from tierpool.pools.throttle import Throttle
 
@@ -54,6 +57,8 @@ class Admitted:
     instance: Instance[Any]
     throttle: Throttle | None
     pool: str
+    held: Held
+    """What it holds of the fleet's limits."""
 
     @property
     def agent(self) -> Any:
@@ -81,6 +86,14 @@ class Admitted:
                 _log.info("pool.recovered", pool=self.pool)
             self.throttle.answered(told)
 
+    def settle(self, usage: Usage | None) -> None:
+        """Say what the call used; None: nobody knows, it costs its reservation."""
+        self.held.settle(usage)
+
+    def release(self) -> None:
+        """Say that nothing is owed for the call."""
+        self.held.release()
+
     def refused(self, retry_after: timedelta | None) -> None:
         """Say that the provider takes no more for now (429 or 529)."""
         if self.throttle is not None:
@@ -94,6 +107,11 @@ class Gate:
     pool: Pool[Any]
     throttles: dict[str, Throttle]
     """By task queue, the tier's own first; empty for tools."""
+    lease: LeaseAgent
+    """Of the process."""
+    waits: bool = True
+    """Whether calls wait in the queue while the money of the hour is used up; else
+    they are taken, and sent back to be denied or downgraded."""
     queues: list[Slots] = field(default_factory=list)
     _begun: Counter[str] = field(default_factory=Counter)
     """Calls that were sent and have not ended, by task queue."""
@@ -103,6 +121,7 @@ class Gate:
     def __post_init__(self) -> None:
         for throttle in self.throttles.values():
             throttle.listeners.append(self.pool.changed)
+        self.lease.listeners.append(self.pool.changed)
 
     def opens_for(self, queue: Slots) -> bool:
         """Tell whether a queue may have one more slot.
@@ -116,19 +135,28 @@ class Gate:
         if queue.issued + used >= self.pool.limit:
             return False
         throttle = self.throttles.get(queue.name)
-        if throttle is None:
-            return True
-        if self._elsewhere(queue.name, throttle):
-            return True  # to be sent on to the fallback
         coming = queue.issued - self._begun[queue.name]
-        return throttle.under_way + coming < throttle.room
+        if throttle is not None:
+            if self._elsewhere(queue.name, throttle):
+                return True  # to be sent on to the fallback
+            if throttle.under_way + coming >= throttle.room:
+                return False
+        name = queue.name if throttle is not None else ""
+        if self.lease.covers(name, coming):
+            return True
+        return not self.waits and self.lease.holds_back(name)[0] == USD
 
     @asynccontextmanager
-    async def admit(self, queue: str) -> AsyncIterator[Admitted]:
-        """Let a call of a queue start, with an instance of its own.
+    async def admit(self, queue: str, ask: Ask) -> AsyncIterator[Admitted]:
+        """Let a call start, with an instance of its own.
+
+        Args:
+            queue: Task queue that it came on.
+            ask: What it takes of the fleet's limits.
 
         Raises:
             NotAdmitted: if it cannot start now; nothing was sent.
+            LeaseShort: if a limit of the fleet is in the way (a NotAdmitted).
             TierpoolError: if no instance can be built.
         """
         throttle = self.throttles.get(queue)
@@ -136,15 +164,20 @@ class Gate:
             wait = timedelta(seconds=throttle.closed_for)
             raise ModelUnavailable(throttle.why(), retry_after=wait)
         await self._open(throttle)
+        held = await self.lease.reserve(ask)
+        self._begun[queue] += 1
         if throttle is not None:
             throttle.begin()
-            self._begun[queue] += 1
+        sent = False
         try:
             async with self.pool.lend() as instance:
-                yield Admitted(instance, throttle, self.pool.name)
+                sent = True
+                yield Admitted(instance, throttle, self.pool.name, held)
         finally:
+            # unless somebody has settled it
+            held.settle(None) if sent else held.release()
+            self._begun[queue] -= 1
             if throttle is not None:
-                self._begun[queue] -= 1
                 throttle.end()
                 self._look_again_after(throttle.closed_for)
 
@@ -152,6 +185,8 @@ class Gate:
         """Show the pool as it is now."""
         view, meter = self.pool.view(), self.pool.meter
         bound, reason = bound_of(view, list(self.throttles.values()))
+        if bound == "backlog":
+            bound, reason = self._leased(bound, reason)
         room = self._room()
         startable = max(0.0, min(view.limit, room) - view.busy)
         cooling = max(0, view.ready - int(startable)) if room < view.limit else 0
@@ -175,6 +210,13 @@ class Gate:
             call_seconds=meter.call_seconds,
             window=meter.window(),
         )
+
+    def _leased(self, bound: Bound, reason: str) -> tuple[Bound, str]:
+        """Say which limit of the fleet holds the pool back, if one does."""
+        limit, why = self.lease.holds_back(next(iter(self.throttles), ""))
+        if not why:
+            return bound, reason
+        return ("budget" if limit in ("", USD) else "rate"), why
 
     def _elsewhere(self, queue: str, throttle: Throttle) -> bool:
         """Tell whether a call should go to the tier's next model at once."""

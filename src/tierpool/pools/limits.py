@@ -14,15 +14,21 @@ from typing import Any
 
 import structlog
 from pydantic import ValidationError
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from tierpool.blueprint import PoolSpec
-from tierpool.contracts.limits import LIMITS_MEMO, AppliedLimits, limits_id
+from tierpool.budget.claim_limits import claim_limits
+from tierpool.budget.limits import fleet_limits
+from tierpool.contracts.claims import CLAIM_LIMITS_SIGNAL, claims_id
+from tierpool.contracts.limits import AppliedLimits
+from tierpool.fleet import LoadedFleet
+from tierpool.leases import LeaseAgent
+from tierpool.leases.applied import applied_limits
 from tierpool.pools.instances import Pool
 from tierpool.pools.report import Reporter
 
-__all__ = ["Follower", "applied_limits"]
+__all__ = ["Follower"]
 
 _EVERY = timedelta(seconds=2)
 _WHILE_THERE_IS_NONE = timedelta(seconds=10)
@@ -32,55 +38,43 @@ _TIMEOUT = timedelta(seconds=5)
 _log = structlog.get_logger()
 
 
-async def applied_limits(client: Client, fleet: str) -> AppliedLimits:
-    """Read what is applied to a fleet; without an ID if nothing is.
-
-    Only a running record counts: ending it by hand withdraws it.
-
-    Raises:
-        RPCError: if the server does not answer.
-        ValidationError: if the record is of a version that is not understood.
-    """
-    try:
-        handle = client.get_workflow_handle(limits_id(fleet))
-        found = await handle.describe(rpc_timeout=_TIMEOUT)
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return AppliedLimits()
-        raise
-    if found.status is not WorkflowExecutionStatus.RUNNING:
-        return AppliedLimits()
-    written = await found.memo_value(LIMITS_MEMO, "", type_hint=str)
-    return AppliedLimits.model_validate_json(written) if written else AppliedLimits()
-
-
 class Follower:
-    """Lets the pools of this process follow."""
+    """Lets this process follow: its pools, its lease, and the claims if it keeps them."""
 
     def __init__(
-        self, client: Client, reporter: Reporter, pools: Mapping[str, Pool[Any]]
+        self,
+        client: Client,
+        reporter: Reporter,
+        pools: Mapping[str, Pool[Any]],
+        fleet: LoadedFleet,
+        lease: LeaseAgent,
     ) -> None:
         """Take the pools; what their file says is what they have now."""
         self._client, self._reporter, self._pools = client, reporter, pools
+        self._fleet, self._lease = fleet, lease
+        self._keeps_claims = "control" in reporter.serves
         self._of_file = {name: pool.spec for name, pool in pools.items()}
         self._told = ""
 
     async def follow(self) -> None:
         """Look again and again, until cancelled."""
-        while self._pools:
+        while self._pools or self._keeps_claims:
             wait = _EVERY if self._reporter.limits else _WHILE_THERE_IS_NONE
             await asyncio.sleep(wait.total_seconds())
             await self.look()
 
     async def look(self) -> None:
         """Follow what is applied now; while nobody tells, nothing changes."""
-        if not self._pools:
+        if not (self._pools or self._keeps_claims):
             return
         try:
             applied = await applied_limits(self._client, self._reporter.fleet)
             self._reporter.heard = time.monotonic()
             if applied.id != self._reporter.limits:
-                self._take(applied, self._specs(applied))
+                specs = self._specs(applied)
+                if self._keeps_claims:
+                    await self._tell_claims(applied)
+                self._take(applied, specs)
         except (RPCError, ValidationError) as error:
             self._keep(error)
             return
@@ -108,6 +102,17 @@ class Follower:
             for name, of_file in self._of_file.items()
         }
 
+    async def _tell_claims(self, applied: AppliedLimits) -> None:
+        """Let the claims follow, if there are any; they start with the file's limits."""
+        number = {"generation": applied.generation}
+        limits = applied.claims or claim_limits(self._fleet).model_copy(update=number)
+        handle = self._client.get_workflow_handle(claims_id(self._fleet.name))
+        try:
+            await handle.signal(CLAIM_LIMITS_SIGNAL, limits, rpc_timeout=_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+
     def _take(self, applied: AppliedLimits, specs: Mapping[str, PoolSpec]) -> None:
         for name, spec in specs.items():
             pool = self._pools[name]
@@ -118,5 +123,6 @@ class Follower:
                     of_the_file=self._of_file[name].max_instances,
                 )  # fmt: skip
                 pool.change_spec(spec)
+        self._lease.follow(applied.shared or fleet_limits(self._fleet))
         self._reporter.limits = applied.id
         self._reporter.news.set()

@@ -19,8 +19,8 @@ from tierpool.contracts.limits import AppliedLimits
 from tierpool.contracts.reports import Bound, PoolReport, Window, WorkerReport
 from tierpool.errors import ServerError
 from tierpool.fleet import TOOLS, LoadedFleet
+from tierpool.leases.applied import applied_limits
 from tierpool.pools.announce import SILENT, announced, living
-from tierpool.pools.limits import applied_limits
 from tierpool.pools.statistics import QueueStatistics, queue_statistics, together
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE
 

@@ -27,6 +27,7 @@ from tierpool.errors import BudgetDenied
 from tierpool.fleet import FleetSnapshot
 from tierpool.workflows.attempts import failure_of
 from tierpool.workflows.budget import Denied, Held
+from tierpool.workflows.claiming import cancels, needs_of, used_of
 from tierpool.workflows.failover import patience
 from tierpool.workflows.render import money, shorten
 from tierpool.workflows.run import RunState
@@ -92,12 +93,37 @@ async def perform(
     summary: str,
     made: list[Attempt],
 ) -> AgentResult | FailureDetail | None:
-    """Make one attempt; record its outcome, usage and cost, also when cancelled.
+    """Make one attempt, with a claim if its role has limits.
 
     The reservation is settled here, whatever happens. None: a pause has broken
     the attempt off, and it is to be made again.
     """
-    cancels = _cancels()
+    needs = needs_of(run.snapshot.roles.get(request.role), request)
+    if not needs:
+        return await _attempt(run, request, held, summary, made)
+    try:
+        claim = await run.claims.claim(request.role, needs)
+    except (ActivityError, asyncio.CancelledError):
+        if held is not None:
+            run.budget.settle(held, Decimal(0))
+        raise
+    last: AgentResult | FailureDetail | None = None
+    try:
+        last = await _attempt(run, request, held, summary, made)
+        return last
+    finally:
+        await run.claims.release(claim, used_of(needs, request.role, last))
+
+
+async def _attempt(
+    run: RunState,
+    request: AgentRequest,
+    held: Held | None,
+    summary: str,
+    made: list[Attempt],
+) -> AgentResult | FailureDetail | None:
+    """Make one attempt; record its outcome, usage and cost, also when cancelled."""
+    before = cancels()
     handle = attempt_activity(request, summary, patience(run.snapshot, request.route))
     run.under_way.append(handle)
     last: AgentResult | FailureDetail
@@ -107,7 +133,7 @@ async def perform(
         if isinstance(error, ActivityError) and not is_cancelled_exception(error):
             last = failure_of(error)
         else:
-            paused = handle in run.broken_off and _cancels() == cancels
+            paused = handle in run.broken_off and cancels() == before
             started = _can_have_started(handle, error)
             _cancelled(run, request, held, made, started, paused)
             if paused:
@@ -117,7 +143,7 @@ async def perform(
         run.under_way.remove(handle)
         run.broken_off.discard(handle)
     _settle(run, request, held, made, last)
-    if _cancels() != cancels:
+    if cancels() != before:
         # the attempt's own end hides the cancel from the awaiting task
         raise asyncio.CancelledError
     return last
@@ -134,15 +160,6 @@ def _can_have_started(
     if isinstance(error, ActivityError):
         return bool(error.started_event_id)
     return bool(getattr(handle, "_started", True))
-
-
-def _cancels() -> tuple[int, bool]:
-    """Count what asks this task, or the whole workflow, to stop."""
-    task = asyncio.current_task()
-    return (
-        task.cancelling() if task else 0,
-        workflow.cancellation_reason() is not None,
-    )
 
 
 def _settle(

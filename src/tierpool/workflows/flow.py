@@ -49,6 +49,7 @@ from tierpool.flow import (
 )
 from tierpool.workflows.agent import Refusal, call_agent
 from tierpool.workflows.handlers import check_raise, raise_budget
+from tierpool.workflows.holding import Holding
 from tierpool.workflows.run import RunState, attach
 
 __all__ = ["FlowWorkflow"]
@@ -96,6 +97,7 @@ class FlowWorkflow:
         self._run.budget.open(self._run.snapshot.guardrails, self._run.own_budget)
         self._flow = self._run.snapshot.flows[self._start.flow]
         self._state = carried.state or self._flow.initial
+        self._holding = Holding(self._run, self._flow, carried.state)
         self._reply: Reply = dict(carried.last_reply)
         self._taken = Counter(carried.taken)
         self._path: list[str] = list(carried.path)
@@ -131,6 +133,7 @@ class FlowWorkflow:
 
     async def _walk(self) -> None:
         if not self._path:
+            await self._holding.before(self._state)
             self._enter(self._state)
         while self._flow.leaving(self._state):
             await self._run.resumed()
@@ -145,7 +148,9 @@ class FlowWorkflow:
                 return
             self._taken[taken.transition] += 1
             by = f"by the transition {taken.transition!r}"
+            await self._holding.before(taken.target)
             self._enter(taken.target, by if taken.target == FAILED else "")
+            await self._holding.entered(taken.target)
 
     async def _visit(self) -> Take | Stuck:
         """Make the decisions of one visit come true, within the state's time."""
@@ -166,9 +171,9 @@ class FlowWorkflow:
 
     async def _act(self, visit: Visit, decision: RunRole | RunVerifier) -> None:
         if isinstance(decision, RunRole):
-            visit.replied(
-                decision.role, await self._call(decision.role, visit.last_reply)
-            )
+            with self._holding.expected(decision.transition):
+                reply = await self._call(decision.role, visit.last_reply)
+            visit.replied(decision.role, reply)
             return
         last = visit.last_reply
         tier = self._last_tier(decision.role)
@@ -247,7 +252,8 @@ class FlowWorkflow:
             )
 
     async def _close(self) -> None:
-        """Write what the item cost and let late handlers finish."""
+        """Write what the item cost, give all holds back, let late handlers finish."""
+        await self._holding.entered("")
         costs = self._run.costs()
         workflow.upsert_search_attributes(
             [_STATE.value_set(self._state), _COST.value_set(float(costs.cost_usd))]

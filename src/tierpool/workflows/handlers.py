@@ -27,6 +27,7 @@ from tierpool.contracts import (
     GovernedSettlement,
     Outcome,
 )
+from tierpool.contracts.claims import CLAIM_GRANT_SIGNAL
 from tierpool.workflows.run import RunState, attach, run_of
 
 __all__ = ["check_raise", "install", "raise_budget", "run_state"]
@@ -51,6 +52,7 @@ def install() -> RunState:
     workflow.set_signal_handler(ASK_SIGNAL, _child_asks)
     workflow.set_signal_handler(REPORT_SIGNAL, state.budget.child_reports)
     workflow.set_signal_handler(GRANT_SIGNAL, state.budget.granted)
+    workflow.set_signal_handler(CLAIM_GRANT_SIGNAL, state.claims.granted)
     return state
 
 

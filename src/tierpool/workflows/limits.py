@@ -44,13 +44,18 @@ class LimitsWorkflow:
     @workflow.update(name=APPLY_UPDATE, description="replace the limits")
     def apply(self, request: LimitsRequest) -> AppliedLimits:
         """Take limits in place of those before, all of them at once."""
-        if request.pools != self._applied.pools:
+        known = self._applied
+        if _what(request) != _what(known):
+            number = {"generation": known.generation + 1}
+            shared, claims = request.shared, request.claims
             self._applied = AppliedLimits(
                 id=str(workflow.uuid4()),
-                generation=self._applied.generation + 1,
                 at=workflow.now(),
                 by=request.by,
                 pools=request.pools,
+                generation=known.generation + 1,
+                shared=shared.model_copy(update=number) if shared else None,
+                claims=claims.model_copy(update=number) if claims else None,
             )
             workflow.upsert_memo(self._memo())
             self._show()
@@ -89,3 +94,13 @@ class LimitsWorkflow:
             for name, pool in known.pools.items()
         ]
         workflow.set_current_details("\n".join(lines))
+
+
+def _what(limits: LimitsRequest | AppliedLimits) -> tuple[object, ...]:
+    """Return what is limited, without the count of changes."""
+    shared, claims = limits.shared, limits.claims
+    return (
+        limits.pools,
+        shared.model_copy(update={"generation": 0}) if shared else None,
+        claims.model_copy(update={"generation": 0}) if claims else None,
+    )

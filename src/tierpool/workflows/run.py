@@ -34,6 +34,7 @@ from tierpool.contracts import (
 from tierpool.errors import TierpoolError
 from tierpool.fleet import FleetSnapshot
 from tierpool.workflows.budget import RunBudget
+from tierpool.workflows.claiming import RunClaims
 from tierpool.workflows.failover import Unavailable
 from tierpool.workflows.human import Decisions
 from tierpool.workflows.render import details_table, escape_markdown, money
@@ -99,6 +100,7 @@ class RunState:
 
     def __post_init__(self) -> None:
         self.budget = RunBudget(self)
+        self.claims = RunClaims(self)
 
     @property
     def snapshot(self) -> FleetSnapshot:

@@ -18,8 +18,15 @@ from tierpool.contracts import (
     RouteRequest,
     Spent,
 )
+from tierpool.contracts.ledger import Alert
 
-__all__ = ["attempt_activity", "fleet_activity", "route_activity", "spent_activity"]
+__all__ = [
+    "alert_activity",
+    "attempt_activity",
+    "fleet_activity",
+    "route_activity",
+    "spent_activity",
+]
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=5)
 """A lost worker is noticed this long after its last heartbeat."""
@@ -28,6 +35,9 @@ GRACE = timedelta(seconds=15)
 """What an attempt may take beyond the provider's time: queries, validation."""
 
 _ONCE = RetryPolicy(maximum_attempts=1)
+_TELL = RetryPolicy(maximum_interval=timedelta(minutes=1))
+_TELL_FOR = timedelta(minutes=15)
+"""After that nobody hears of an alert any more; it stands in the ledger's details."""
 _LOCAL = RetryPolicy(maximum_attempts=2)
 
 
@@ -39,6 +49,11 @@ async def _route(request: RouteRequest) -> RouteAnswer:
 @activity.defn(name="tierpool_fleet")
 async def _fleet() -> str:
     raise NotImplementedError
+
+
+@activity.defn(name="tierpool_alert")
+async def _alert(alert: Alert) -> None:
+    raise NotImplementedError(alert)
 
 
 @activity.defn(name="tierpool_spent")
@@ -75,6 +90,18 @@ async def spent_activity(run_id: str) -> Spent:
         start_to_close_timeout=timedelta(seconds=20),
         retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
         summary="what was spent before the reset",
+    )
+
+
+async def alert_activity(alert: Alert) -> None:
+    """Tell people that the cost of the hour has crossed its threshold."""
+    await workflow.execute_activity(
+        _alert,
+        alert,
+        schedule_to_close_timeout=_TELL_FOR,
+        start_to_close_timeout=timedelta(seconds=20),
+        retry_policy=_TELL,
+        summary=f"alert: {alert.hour_usd} USD in an hour, above {alert.threshold_usd}",
     )
 
 

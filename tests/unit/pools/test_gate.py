@@ -6,15 +6,19 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
+from tests.leases import lease_of
 
 from tierpool.blueprint import PoolSpec
 from tierpool.errors import ModelUnavailable, NotAdmitted, TierpoolError
+from tierpool.leases import Ask
 from tierpool.pools import gate as module
 from tierpool.pools.gate import Gate
 from tierpool.pools.instances import Pool
 from tierpool.pools.throttle import Throttle
 
 from .conftest import Clock
+
+ASK = Ask(flow="review", role="reviewer")
 
 
 class Agent:
@@ -51,7 +55,7 @@ def spare(clock: Clock) -> Throttle:
 @pytest.fixture
 async def gate(own: Throttle, spare: Throttle) -> Gate:
     pool: Pool[Agent] = Pool("nano", PoolSpec(max_instances=4), build)
-    made = Gate(pool, {"nano": own, "nano--1": spare})
+    made = Gate(pool, {"nano": own, "nano--1": spare}, lease_of())
     made.queues += [Queue("nano"), Queue("nano--1")]
     return made
 
@@ -106,10 +110,10 @@ async def test_queue_of_an_unavailable_model_is_polled_to_send_on(
     spare.refused(100)
     assert [True, False] == opened(gate)
     with pytest.raises(ModelUnavailable, match="openai:own takes no calls for"):
-        async with gate.admit("nano"):
+        async with gate.admit("nano", ASK):
             pass
     with pytest.raises(NotAdmitted) as caught:
-        async with gate.admit("nano--1"):
+        async with gate.admit("nano--1", ASK):
             pass
     assert not isinstance(caught.value, ModelUnavailable)
     assert caught.value.retry_after is not None
@@ -118,19 +122,19 @@ async def test_queue_of_an_unavailable_model_is_polled_to_send_on(
 
 async def test_call_that_came_late_waits_a_moment(gate: Gate, own: Throttle) -> None:
     own.allowed = 1
-    async with gate.admit("nano"):
+    async with gate.admit("nano", ASK):
         waiting = asyncio.ensure_future(_admitted(gate))
         await asyncio.sleep(0.01)
         assert not waiting.done()
     assert "openai:own" == await waiting
-    async with gate.admit("nano"):
+    async with gate.admit("nano", ASK):
         with pytest.raises(NotAdmitted, match="takes 1 calls at a time by now"):
             await _admitted(gate)
     assert 0 == own.under_way
 
 
 async def _admitted(gate: Gate) -> str:
-    async with gate.admit("nano") as admitted:
+    async with gate.admit("nano", ASK) as admitted:
         assert admitted.throttle is not None
         return admitted.throttle.name
 
@@ -139,7 +143,7 @@ async def test_call_that_fails_or_is_cancelled_is_over(
     gate: Gate, own: Throttle
 ) -> None:
     with pytest.raises(TierpoolError):
-        async with gate.admit("nano"):
+        async with gate.admit("nano", ASK):
             raise TierpoolError("no reply")
     call = asyncio.ensure_future(_hang(gate))
     await asyncio.sleep(0.01)
@@ -150,14 +154,14 @@ async def test_call_that_fails_or_is_cancelled_is_over(
 
 
 async def _hang(gate: Gate) -> None:
-    async with gate.admit("nano"):
+    async with gate.admit("nano", ASK):
         await asyncio.sleep(60)
 
 
 async def test_refused_key_is_trouble_of_its_model_alone(
     gate: Gate, own: Throttle, spare: Throttle, clock: Clock
 ) -> None:
-    async with gate.admit("nano") as admitted:
+    async with gate.admit("nano", ASK) as admitted:
         wait = admitted.refused_key("HTTP 401")
     assert wait.total_seconds() > 0
     assert ("HTTP 401", "backlog") == (gate.report().trouble, gate.report().bound)
@@ -176,8 +180,10 @@ async def test_refused_key_is_trouble_of_its_model_alone(
 
 
 async def test_tools_need_no_throttle() -> None:
-    gate = Gate(Pool("tools", PoolSpec(min_instances=0, max_instances=1), build), {})
-    async with gate.admit("") as admitted:
+    gate = Gate(
+        Pool("tools", PoolSpec(min_instances=0, max_instances=1), build), {}, lease_of()
+    )
+    async with gate.admit("", ASK) as admitted:
         admitted.answered(None)
         admitted.refused(None)
         admitted.refused_key("no matter")
@@ -203,7 +209,7 @@ async def test_report_shows_what_holds_the_pool_back(
 
 
 async def test_busy_instances_beyond_a_smaller_limit_drain(gate: Gate) -> None:
-    async with gate.admit("nano"), gate.admit("nano"):
+    async with gate.admit("nano", ASK), gate.admit("nano", ASK):
         gate.pool.resize(1)
         report = gate.report()
     assert (2, 1, "max") == (report.busy, report.draining, report.bound)

@@ -1,0 +1,307 @@
+"""The fleet's ledger: what is leased to whom, what was used, what is free; pure.
+
+A lessee's record is a set of running totals: the ledger owns `granted`, the
+lessee owns `settled` and `returned`. What was granted and is neither counts as
+used. A lessee that dies needs no step: its record counts until its lease and
+its calls must be over, and then for one more window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from tierpool.budget.totals import Hours
+from tierpool.budget.windows import Windows, stricter
+from tierpool.contracts.ledger import (
+    CALLS,
+    USD,
+    Cap,
+    Counter,
+    FleetLimits,
+    LedgerState,
+    LesseeState,
+    Renewal,
+    RenewalAnswer,
+)
+
+__all__ = ["Ledger", "dollars"]
+
+_WITHOUT_LIMIT = 1 << 62
+_PERIOD = 1.0
+_RENEWALS_PER_SECOND = 60.0
+"""Above that the periods grow: each renewal is an Update of one workflow."""
+_VALID = 10.0
+_VALID_PERIODS = 6.0
+"""A lease outlives a restart of the server, and some renewals that were lost."""
+_REMEMBERED = 7200.0
+"""Seconds for which a closed lessee is known: what comes late of it is void."""
+_HOUR = Cap(amount=_WITHOUT_LIMIT, seconds=3600.0, bucket=60.0)
+_SOON = 1.0
+
+
+@dataclass
+class _Lessee:
+    """A worker process, or what is left of it."""
+
+    where: str = ""
+    number: int = 0
+    granted: dict[str, int] = field(default_factory=dict)
+    settled: dict[str, int] = field(default_factory=dict)
+    returned: dict[str, int] = field(default_factory=dict)
+    reserved: dict[str, int] = field(default_factory=dict)
+    waits: dict[str, int] = field(default_factory=dict)
+    limits: str = ""
+    batch: int = 0
+    seen: float = 0.0
+    valid_until: float = 0.0
+
+    def held(self, resource: str) -> int:
+        """Return what it has been granted and may still use."""
+        granted = self.granted.get(resource, 0)
+        gone = self.settled.get(resource, 0) + self.returned.get(resource, 0)
+        return max(0, granted - gone)
+
+    def dies(self, resource: str, grace: float) -> float:
+        """Return when it can use nothing more of a resource, if it is not heard again.
+
+        Money and concurrency are held by calls that were begun in time; requests
+        and tokens are used up as a call begins.
+        """
+        return self.valid_until + (grace if resource in (USD, CALLS) else 0.0)
+
+    def state(self) -> LesseeState:
+        return LesseeState(**vars(self))
+
+
+class Ledger:
+    """Every lease of a fleet."""
+
+    def __init__(self, state: LedgerState) -> None:
+        """Go on from a state."""
+        self.fleet = state.fleet
+        self.limits = dict(state.limits)
+        self.effective = state.effective
+        self.lessees = {
+            name: _Lessee(**one.model_dump()) for name, one in state.lessees.items()
+        }
+        self.gone = dict(state.gone)
+        self.windows = Windows(_caps(self.effective), state.booked)
+        self.hours = Hours(state.hours)
+        self.renewals = state.renewals
+        self.closed_until, self.closed_why = state.closed_until, state.closed_why
+
+    def renew(self, request: Renewal, now: float) -> RenewalAnswer:
+        """Take a lessee's numbers and give it what it can have.
+
+        Args:
+            request: May be lost, repeated and late.
+            now: Seconds since 1970.
+        """
+        self.renewals += 1
+        self.bury(now)
+        lessee = self.lessees.get(request.lessee)
+        if lessee is None:
+            if request.number > 1 or request.lessee in self.gone:
+                return RenewalAnswer(unknown=True)
+            lessee = self.lessees[request.lessee] = _Lessee(where=request.where)
+        if request.number > lessee.number:
+            self._take(lessee, request, now)
+        if request.closing:
+            self._close(request.lessee, now)
+            return RenewalAnswer(batch=lessee.batch)
+        return self._answer(lessee, request, now)
+
+    def bury(self, now: float) -> None:
+        """Let those go whose last calls must be over: what they held was used."""
+        grace = self.effective.grace
+        for name, lessee in list(self.lessees.items()):
+            for resource in list(lessee.granted):
+                dies = lessee.dies(resource, grace)
+                if now > dies and (held := lessee.held(resource)):
+                    self.windows.book(resource, dies, held)
+                    lessee.returned[resource] = lessee.returned.get(resource, 0) + held
+            if now > lessee.valid_until + grace:
+                del self.lessees[name]
+                self.gone[name] = now
+        for name in [n for n, at in self.gone.items() if now - at > _REMEMBERED]:
+            del self.gone[name]
+
+    def held(self, resource: str) -> int:
+        """Return what all lessees together may still use."""
+        return sum(lessee.held(resource) for lessee in self.lessees.values())
+
+    def used(self, resource: str, now: float) -> int:
+        """Return what was settled within the resource's longest window."""
+        return self.windows.used(resource, now)
+
+    def alive(self, now: float) -> dict[str, _Lessee]:
+        """Return those whose lease is valid."""
+        return {n: one for n, one in self.lessees.items() if one.valid_until >= now}
+
+    def state(self) -> LedgerState:
+        """Return all that a ledger needs to go on from here."""
+        return LedgerState(
+            fleet=self.fleet,
+            limits=self.limits,
+            effective=self.effective,
+            lessees={name: one.state() for name, one in self.lessees.items()},
+            gone=self.gone,
+            booked=self.windows.state(),
+            hours=self.hours.state(),
+            renewals=self.renewals,
+            closed_until=self.closed_until,
+            closed_why=self.closed_why,
+        )
+
+    def _take(self, lessee: _Lessee, request: Renewal, now: float) -> None:
+        """Book what a lessee says that it has done."""
+        for name, counter in request.counters.items():
+            self._book(lessee, name, counter, now)
+        if request.limits is not None:
+            lessee.limits = _key(request.limits)
+            self.limits[lessee.limits] = request.limits
+        if request.batch > lessee.batch:
+            self.hours.book(now, request.totals)
+            lessee.batch = request.batch
+        lessee.number, lessee.seen = request.number, now
+        lessee.where = request.where
+        lessee.valid_until = now + self._valid(request, now)
+        self._choose_limits(now)
+
+    def _book(self, lessee: _Lessee, name: str, counter: Counter, now: float) -> None:
+        rest = counter.settled - lessee.settled.get(name, 0)
+        for number, ago, amount in counter.used:
+            if number > lessee.number:
+                self.windows.book(name, now - ago / 1000, amount)
+                rest -= amount
+        self.windows.book(name, now, max(0, rest))
+        # as it says, also after it was buried: then it counts twice for a while
+        lessee.settled[name] = counter.settled
+        lessee.returned[name] = counter.returned
+        lessee.reserved[name] = counter.reserved
+
+    def _close(self, name: str, now: float) -> None:
+        """End a lease: what it has not settled it did not use."""
+        del self.lessees[name]
+        self.gone[name] = now
+
+    def _choose_limits(self, now: float) -> None:
+        """Let what was applied last count; of files that differ, the stricter one."""
+        living = {one.limits for one in self.alive(now).values()}
+        known = [self.limits[key] for key in sorted(living) if key in self.limits]
+        if not known:
+            return
+        newest = max(limits.generation for limits in known)
+        chosen = [limits for limits in known if limits.generation == newest]
+        caps: dict[str, tuple[Cap, ...]] = {}
+        for limits in chosen:
+            caps = stricter(caps, limits.caps)
+        alerts = [one.alert_usd for one in chosen if one.alert_usd is not None]
+        effective = FleetLimits(
+            caps=caps,
+            alert_usd=min(alerts, default=None),
+            grace=max(limits.grace for limits in known),
+            generation=newest,
+        )
+        self.limits = {k: v for k, v in self.limits.items() if k in living}
+        if effective != self.effective:
+            self.effective = effective
+            self.windows.change(_caps(effective))
+
+    def _answer(self, lessee: _Lessee, request: Renewal, now: float) -> RenewalAnswer:
+        retry: dict[str, float] = {}
+        never: dict[str, int] = {}
+        shut = max(0.0, self.closed_until - now)
+        lessee.waits = {}
+        for name, counter in request.counters.items():
+            if name not in self.effective.caps or not counter.wants:
+                continue
+            if not shut:
+                given = self._grant(lessee, name, counter, now)
+                lessee.granted[name] = lessee.granted.get(name, 0) + given
+                if given >= counter.needs:
+                    continue
+            lessee.waits[name] = counter.needs
+            most = self.windows.most(name)
+            if counter.needs > most:
+                never[name] = most
+            opens = self.windows.opens(name, now, self.held(name), counter.needs)
+            retry[name] = max(shut, _SOON if math.isinf(opens) else opens)
+        cap = self.effective.caps.get(USD)
+        settled = self.used(USD, now)
+        return RenewalAnswer(
+            granted=dict(lessee.granted),
+            retry_after=retry,
+            never=never,
+            most=self._shares(lessee, now),
+            capped=tuple(self.effective.caps),
+            valid=self._valid(request, now),
+            period=self._period(now),
+            batch=lessee.batch,
+            send_limits=lessee.limits not in self.limits,
+            closed=self.closed_why if shut else "",
+            closed_for=shut,
+            hour_usd=dollars(settled),
+            held_usd=dollars(settled + self.held(USD)),
+            cap_usd=dollars(cap[0].amount) if cap else None,
+        )
+
+    def _grant(self, lessee: _Lessee, name: str, counter: Counter, now: float) -> int:
+        """Return what a lessee gets: what it needs at least, or nothing.
+
+        Where there is not enough for all who wait, each gets a share.
+        """
+        held = self.held(name)
+        if not self.windows.fits(name, now, held, counter.needs):
+            return 0
+        room = self.windows.room(name, now, held)
+        if room is None:
+            return counter.wants
+        others = [
+            other for other in self.alive(now).values()
+            if other is not lessee and name in other.waits
+        ]  # fmt: skip
+        share = room // (1 + len(others))
+        return max(counter.needs, min(counter.wants, share))
+
+    def _shares(self, lessee: _Lessee, now: float) -> dict[str, int]:
+        """Say what a lessee may keep of a gauge that others wait for.
+
+        Windows need no such word: what is granted of them is used up.
+        """
+        living = self.alive(now)
+        shares = {}
+        for name, caps in self.effective.caps.items():
+            if any(cap.seconds for cap in caps):
+                continue
+            waits = [one for one in living.values() if name in one.waits]
+            if any(one is not lessee for one in waits):
+                users = sum(
+                    1 for o in living.values() if name in o.waits or o.held(name)
+                )
+                shares[name] = max(1, self.windows.most(name) // max(1, users))
+        return shares
+
+    def _period(self, now: float) -> float:
+        return max(_PERIOD, len(self.alive(now)) / _RENEWALS_PER_SECOND)
+
+    def _valid(self, request: Renewal, now: float) -> float:
+        period = max(self._period(now), request.period)
+        return max(_VALID, _VALID_PERIODS * period)
+
+
+def dollars(nano: int) -> Decimal:
+    """Return nano-dollars as USD, exactly."""
+    return Decimal(nano).scaleb(-9) if nano else Decimal(0)
+
+
+def _caps(limits: FleetLimits) -> dict[str, tuple[Cap, ...]]:
+    """Return the caps, and a meter of money where that has no cap."""
+    return {USD: (_HOUR,), **limits.caps}
+
+
+def _key(limits: FleetLimits) -> str:
+    return hashlib.sha256(limits.model_dump_json().encode()).hexdigest()[:16]
