@@ -3,7 +3,6 @@
 import asyncio
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 
-from tierpool import flow_result
+from tierpool import TierpoolPlugin, flow_result
 from tierpool.budget.claim_limits import claim_limits
 from tierpool.config import load_fleet
 from tierpool.contracts import ItemStatus, Outcome, Usage
@@ -21,17 +20,24 @@ from tierpool.contracts.claims import (
     ClaimLimits,
     ClaimsState,
 )
+from tierpool.fleet import LoadedFleet
 from tierpool.testing import RateLimited, Reply
 from tierpool.worker import Served
 
 from .budget_workflows import GreedyWorkflow
 from .budgets import costs_of, started, until_it_shows
 from .claims import BASE, claims_of, entity, held, until_claims, waits, worked
-from .conftest import REVIEW, Running, Start, plugged, working
+from .conftest import REVIEW, Running, Start, working
 
 
 def slow(seconds: float = 0.2) -> Reply:
     return Reply("fine", delay=timedelta(seconds=seconds))
+
+
+async def another(fleet: Running, file: LoadedFleet) -> Client:
+    """Connect once more, as another process would."""
+    address = fleet.client.service_client.config.target_host
+    return await Client.connect(address, plugins=[TierpoolPlugin(file)])
 
 
 async def kinds_of(handle: Any) -> list[str]:
@@ -54,7 +60,7 @@ async def test_cap_holds_over_two_sets_of_workers(running: Start) -> None:
     fleet = await running(worked("max_instances: 3"), base=BASE)
     fleet.provider.default(slow())
 
-    async with working(plugged(fleet.client, fleet.fleet), fleet.fleet):
+    async with working(await another(fleet, fleet.fleet), fleet.fleet):
         results = await asyncio.gather(*(fleet.run("work") for _ in range(18)))
 
     assert {"done"} == {result.state for result in results}
@@ -365,10 +371,16 @@ async def test_cap_lowered_below_what_is_in_use_stops_new_grants_only(
 
 
 async def change_limits(fleet: Running, old: str, new: str) -> None:
-    path: Path = fleet.fleet.path
+    await entity(fleet).signal(
+        CLAIM_LIMITS_SIGNAL, claim_limits(changed(fleet, old, new))
+    )
+
+
+def changed(fleet: Running, old: str, new: str) -> LoadedFleet:
+    """Write other limits into the fleet's file."""
+    path = fleet.fleet.path
     path.write_text(path.read_text().replace(old, new))
-    limits = claim_limits(load_fleet(path))
-    await entity(fleet).signal(CLAIM_LIMITS_SIGNAL, limits)
+    return load_fleet(path)
 
 
 async def test_restarted_control_worker_tells_of_its_file(running: Start) -> None:
@@ -379,11 +391,9 @@ async def test_restarted_control_worker_tells_of_its_file(running: Start) -> Non
     control = Served(control=True)
     async with working(fleet.client, fleet.fleet, control):
         await fleet.run("work")
-    path = fleet.fleet.path
-    path.write_text(path.read_text().replace("max_instances: 1}", "max_instances: 7}"))
-    other = load_fleet(path)
+    other = changed(fleet, "max_instances: 1}", "max_instances: 7}")
 
-    async with working(plugged(fleet.client, other), other, control):
+    async with working(await another(fleet, other), other, control):
         state = await until_claims(fleet, lambda s: bool(s.limits.caps))
         state = await until_claims(fleet, lambda s: s.resources["role:worker"].cap == 7)
 

@@ -12,6 +12,7 @@ from tierpool.blueprint import Reply
 from tierpool.contracts import Attempt, Speaker, WorkItem
 from tierpool.replies import reply_text
 from tierpool.workflows.call import Call, make_call
+from tierpool.workflows.drafts import Draft
 from tierpool.workflows.handlers import run_state
 from tierpool.workflows.output import Typed
 from tierpool.workflows.render import AgentInput, render_for_model, render_for_tool
@@ -117,16 +118,17 @@ async def call_agent(
             thread = run.thread(role)
             for who, text in _turns(thread, item, input, last_reply or {}, refusal):
                 thread.add(who, text)
-            call = Call(run, snapshot, role, output, made, thread.unanswered(), thread)
-            return await make_call(call, tier=tier, above=above, why=why)
+            said = thread.unanswered()
+            draft = Draft(run, snapshot, role, output, said, thread)
+            return await make_call(Call(draft, made), tier=tier, above=above, why=why)
     render = render_for_model if spec.type == "llm" else render_for_tool
     messages: list[tuple[Speaker, str]] = [
         ("user", render(item, input, last_reply or {}))
     ]
     if refusal is not None:
         messages += _refused_turns(refusal)
-    call = Call(run, snapshot, role, output, made, messages)
-    return await make_call(call, tier=tier, above=above, why=why)
+    draft = Draft(run, snapshot, role, output, messages)
+    return await make_call(Call(draft, made), tier=tier, above=above, why=why)
 
 
 def _turns(

@@ -20,8 +20,11 @@ from temporalio.exceptions import (
 
 from tierpool.blueprint import Reply
 from tierpool.contracts import AgentResult, FailureDetail, NextStep, Outcome
+from tierpool.contracts.ledger import USD
 
 __all__ = [
+    "Cheaper",
+    "Deny",
     "Done",
     "Escalate",
     "Failover",
@@ -63,6 +66,8 @@ class Wait:
 
     delay: timedelta
     reason: str
+    whom: str = ""
+    """The limit that is waited for; else the provider is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,21 @@ class Reserve:
     """Reserve for more bytes than were estimated, then make the attempt again."""
 
     input_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cheaper:
+    """Try a tier below; if none is open, wait, or give up where that cannot help."""
+
+    failure: FailureDetail
+    wait: Wait
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """The fleet has no money for it now, and does not want to wait."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +122,9 @@ class GiveUp:
     reason: str
 
 
-Next: TypeAlias = Done | Wait | Repair | Reserve | Escalate | Failover | GiveUp
+Next: TypeAlias = (
+    Done | Wait | Repair | Reserve | Cheaper | Deny | Escalate | Failover | GiveUp
+)
 
 
 @dataclass
@@ -124,10 +146,18 @@ class Progress:
     """Models of the tier before this one."""
     not_admitted: int = 0
     """Attempts that a worker sent back because it could not start them."""
+    limited: int = 0
+    """Those for which a limit of the fleet was used up: they may wait for hours."""
+    on_exhausted: str = "wait"
+    """What the fleet wants when the money of the hour is used up."""
 
-    def count(self, outcome: Outcome, *, admitted: bool = True) -> None:
+    def count(
+        self, outcome: Outcome, *, admitted: bool = True, limited: bool = False
+    ) -> None:
         """Count an attempt; one that was not admitted is none."""
-        if not admitted:
+        if limited:
+            self.limited += 1
+        elif not admitted:
             self.not_admitted += 1
         elif outcome is Outcome.UNBILLED:
             self.unbilled += 1
@@ -182,6 +212,8 @@ def decide(
         if progress.repaired:
             return Escalate(f"no valid reply: {last.problem}")
         return Repair(last.text, last.problem)
+    if last.limit:
+        return _limited(progress, last, jitter)
     if last.next is NextStep.FAIL or _reserved_in_vain(progress, last):
         return GiveUp(last.message)
     if progress.exhausted:
@@ -191,6 +223,21 @@ def decide(
     if last.next is NextStep.ESCALATE:
         return Escalate(last.message)
     return _again(progress, last, jitter)
+
+
+def _limited(progress: Progress, last: FailureDetail, jitter: float) -> Next:
+    """Say what follows when a limit of the fleet is used up.
+
+    The hints of all who were sent back name the same moment: each comes a little
+    later than that.
+    """
+    hint = last.retry_after or backoff(progress.limited, jitter)
+    wait = Wait(hint * (1 + 0.25 * jitter), last.message, whom=last.limit)
+    if last.limit == USD and progress.on_exhausted == "downgrade":
+        return Cheaper(last, wait)
+    if last.limit == USD and (last.never or progress.on_exhausted == "fail"):
+        return Deny(last.message)
+    return GiveUp(last.message) if last.never else wait
 
 
 def _again(progress: Progress, last: FailureDetail, jitter: float) -> Next:

@@ -11,6 +11,7 @@ from tierpool.blueprint import Reply
 from tierpool.contracts import Attempt, Speaker
 from tierpool.errors import UsageError
 from tierpool.workflows.call import Call, make_call
+from tierpool.workflows.drafts import Draft
 from tierpool.workflows.handlers import run_state
 from tierpool.workflows.output import Typed
 from tierpool.workflows.render import AgentInput, render_for_model
@@ -130,8 +131,8 @@ class Conversation:
                     "append one, or pass it to call"
                 )
             new = thread.unanswered()
-            call = Call(self._run, snapshot, self.role, output, made, new, thread)
-            return await make_call(call, tier=tier)
+            draft = Draft(self._run, snapshot, self.role, output, new, thread)
+            return await make_call(Call(draft, made), tier=tier)
 
     @property
     def _run(self) -> RunState:
