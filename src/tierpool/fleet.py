@@ -135,6 +135,8 @@ class FleetSnapshot(ConfigModel):
     guardrails: Guardrails = Guardrails()
     backpressure: dict[str, int] = {}
     """WIP limits that states hold."""
+    leaves_costs: bool = False
+    """Whether runs leave their costs in their memo at the end; older ones did not."""
 
     def role(self, name: str) -> RoleSnapshot:
         """Return a role.

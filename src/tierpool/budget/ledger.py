@@ -18,6 +18,7 @@ from tierpool.budget.windows import Windows, stricter
 from tierpool.contracts.ledger import (
     CALLS,
     USD,
+    Bundle,
     Cap,
     Counter,
     FleetLimits,
@@ -25,6 +26,7 @@ from tierpool.contracts.ledger import (
     LesseeState,
     Renewal,
     RenewalAnswer,
+    Shortage,
 )
 
 __all__ = ["Ledger", "dollars"]
@@ -63,6 +65,12 @@ class _Lessee:
         granted = self.granted.get(resource, 0)
         gone = self.settled.get(resource, 0) + self.returned.get(resource, 0)
         return max(0, granted - gone)
+
+    def free(self, resource: str) -> int:
+        """Return what its calls do not hold; below 0 after a correction."""
+        granted = self.granted.get(resource, 0) - self.settled.get(resource, 0)
+        held = self.returned.get(resource, 0) + self.reserved.get(resource, 0)
+        return granted - held
 
     def dies(self, resource: str, grace: float) -> float:
         """Return when it can use nothing more of a resource, if it is not heard again.
@@ -212,30 +220,18 @@ class Ledger:
             self.windows.change(_caps(effective))
 
     def _answer(self, lessee: _Lessee, request: Renewal, now: float) -> RenewalAnswer:
-        retry: dict[str, float] = {}
-        never: dict[str, int] = {}
         shut = max(0.0, self.closed_until - now)
         lessee.waits = {}
-        for name, counter in request.counters.items():
-            if name not in self.effective.caps or not counter.wants:
-                continue
-            if not shut:
-                given = self._grant(lessee, name, counter, now)
-                lessee.granted[name] = lessee.granted.get(name, 0) + given
-                if given >= counter.needs:
-                    continue
-            lessee.waits[name] = counter.needs
-            most = self.windows.most(name)
-            if counter.needs > most:
-                never[name] = most
-            opens = self.windows.opens(name, now, self.held(name), counter.needs)
-            retry[name] = max(shut, _SOON if math.isinf(opens) else opens)
+        short = {}
+        for bundle in request.asks:
+            shortage = self._shut(bundle, shut) or self._grant(lessee, bundle, now)
+            if shortage is not None:
+                short[bundle.queue] = shortage
         cap = self.effective.caps.get(USD)
         settled = self.used(USD, now)
         return RenewalAnswer(
             granted=dict(lessee.granted),
-            retry_after=retry,
-            never=never,
+            short=short,
             most=self._shares(lessee, now),
             capped=tuple(self.effective.caps),
             valid=self._valid(request, now),
@@ -249,23 +245,46 @@ class Ledger:
             cap_usd=dollars(cap[0].amount) if cap else None,
         )
 
-    def _grant(self, lessee: _Lessee, name: str, counter: Counter, now: float) -> int:
-        """Return what a lessee gets: what it needs at least, or nothing.
+    def _shut(self, bundle: Bundle, seconds: float) -> Shortage | None:
+        names = [name for name in bundle.needs if name in self.effective.caps]
+        if not seconds or not names:
+            return None
+        return Shortage(resource=names[0], retry_after=seconds)
+
+    def _grant(self, lessee: _Lessee, bundle: Bundle, now: float) -> Shortage | None:
+        """Grant all that a bundle needs and what more can be had of it, or nothing.
 
         Where there is not enough for all who wait, each gets a share.
         """
-        held = self.held(name)
-        if not self.windows.fits(name, now, held, counter.needs):
-            return 0
-        room = self.windows.room(name, now, held)
-        if room is None:
-            return counter.wants
-        others = [
-            other for other in self.alive(now).values()
-            if other is not lessee and name in other.waits
-        ]  # fmt: skip
-        share = room // (1 + len(others))
-        return max(counter.needs, min(counter.wants, share))
+        missing = {
+            name: max(0, amount - lessee.free(name))
+            for name, amount in bundle.needs.items()
+            if name in self.effective.caps
+        }
+        for name, amount in missing.items():
+            held = self.held(name)
+            if amount and not self.windows.fits(name, now, held, amount):
+                lessee.waits[name] = amount
+                opens = self.windows.opens(name, now, held, amount)
+                most = self.windows.most(name)
+                return Shortage(
+                    resource=name,
+                    retry_after=_SOON if math.isinf(opens) else opens,
+                    cap=most if bundle.needs[name] > most else None,
+                )
+        for name, amount in missing.items():
+            more = max(amount, bundle.wants.get(name, 0) - lessee.free(name))
+            room = self.windows.room(name, now, self.held(name)) or 0
+            given = max(
+                amount, min(more, room // (1 + self._others(lessee, name, now)))
+            )
+            lessee.granted[name] = lessee.granted.get(name, 0) + given
+        return None
+
+    def _others(self, lessee: _Lessee, resource: str, now: float) -> int:
+        """Count the others who wait for a resource."""
+        living = self.alive(now).values()
+        return sum(1 for one in living if one is not lessee and resource in one.waits)
 
     def _shares(self, lessee: _Lessee, now: float) -> dict[str, int]:
         """Say what a lessee may keep of a gauge that others wait for.

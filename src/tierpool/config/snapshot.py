@@ -40,6 +40,7 @@ def build_snapshot(fleet: Fleet, prices: Prices, texts: RoleTexts) -> FleetSnaps
         parts=parts,
         guardrails=fleet.guardrails,
         backpressure=fleet.backpressure,
+        leaves_costs=True,
     )
 
 

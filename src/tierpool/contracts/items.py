@@ -224,6 +224,8 @@ class ItemCosts(Wire):
     usage: Usage = Usage()
     made: int = 0
     """Attempts made, of which `attempts` has the last ones."""
+    earlier: EarlierAttempts = EarlierAttempts()
+    """Those that `attempts` does not have."""
     attempts: tuple[Attempt, ...] = ()
     denials: tuple[Denial, ...] = ()
 

@@ -19,6 +19,7 @@ __all__ = [
     "RENEW_UPDATE",
     "USD",
     "Alert",
+    "Bundle",
     "Cap",
     "Counter",
     "FleetLimits",
@@ -27,6 +28,7 @@ __all__ = [
     "LesseeState",
     "Renewal",
     "RenewalAnswer",
+    "Shortage",
     "Total",
     "ledger_id",
     "requests_of",
@@ -96,10 +98,30 @@ class Counter(Wire):
     used: tuple[tuple[int, int, int], ...] = ()
     """What was settled since the last answered renewal: number of the renewal that
     told of it first, milliseconds ago, amount (negative: a correction)."""
-    needs: int = 0
-    """The least that would be of use: the smallest call that waits."""
-    wants: int = 0
+
+
+class Bundle(Wire):
+    """What calls of one kind need together: all of it is granted, or nothing.
+
+    Amounts count what the lessee holds free already.
+    """
+
+    queue: str = ""
+    """Task queue of a model; empty for tools."""
+    needs: dict[str, int] = {}
+    """By resource: the least that would be of use, which is the smallest call."""
+    wants: dict[str, int] = {}
     """What could be used until the next renewals."""
+
+
+class Shortage(Wire):
+    """Why a bundle was not granted."""
+
+    resource: str
+    retry_after: float
+    """Seconds until asking again may help."""
+    cap: int | None = None
+    """Where more is needed than can ever be granted: the most that can."""
 
 
 class Total(Wire):
@@ -136,6 +158,7 @@ class Renewal(Wire):
     period: float = 1.0
     """Seconds until its next renewal, as it means to renew."""
     counters: dict[str, Counter] = {}
+    asks: tuple[Bundle, ...] = ()
     limits: FleetLimits | None = None
     """What its file says, or what was applied; when it changes, and when asked for."""
     closing: bool = False
@@ -151,10 +174,8 @@ class RenewalAnswer(Wire):
 
     granted: dict[str, int] = {}
     """Totals since the lessee's start."""
-    retry_after: dict[str, float] = {}
-    """Seconds until asking again may help, where less was granted than needed."""
-    never: dict[str, int] = {}
-    """Where more is needed than the cap is: the cap."""
+    short: dict[str, Shortage] = {}
+    """By queue: bundles that were not granted."""
     most: dict[str, int] = {}
     """What it may keep of a gauge, because others wait for some of it."""
     capped: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ from temporalio.worker import (
 from tierpool.contracts import PARENT_HEADER
 from tierpool.errors import PayloadTooLarge
 from tierpool.workflows.children import child_header
+from tierpool.workflows.closing import leave_costs
 from tierpool.workflows.handlers import install
 from tierpool.workflows.run import run_of
 
@@ -83,8 +84,10 @@ class _Inbound(WorkflowInboundInterceptor):
             # a bug fails the task only: the mended code goes on from there
             if _ends(error):
                 await run.budget.report()
+                leave_costs(run)
             raise
         await run.budget.report()
+        leave_costs(run)
         return result
 
 

@@ -114,10 +114,9 @@ class Account:
             over = holding.granted - holding.returned - holding.settled - share
             holding.returned += max(0, min(over, holding.free))
 
-    def counters(self, now: float, needs: Needs, wants: Needs) -> dict[str, Counter]:
+    def counters(self, now: float) -> dict[str, Counter]:
         """Count up what is told with the next renewal."""
-        names = self.holdings.keys() | needs.keys() | wants.keys()
-        return {name: self._counter(name, now, needs, wants) for name in sorted(names)}
+        return {name: self._counter(name, now) for name in sorted(self.holdings)}
 
     def answered(self, number: int, answer: RenewalAnswer) -> None:
         """Take what the ledger grants with its answer to a renewal."""
@@ -127,7 +126,7 @@ class Account:
         for holding in self.holdings.values():
             holding.used = [use for use in holding.used if use[0] > number]
 
-    def _counter(self, name: str, now: float, needs: Needs, wants: Needs) -> Counter:
+    def _counter(self, name: str, now: float) -> Counter:
         holding = self._of(name)
         return Counter(
             settled=holding.settled,
@@ -137,8 +136,6 @@ class Account:
                 (number, max(0, int((now - at) * 1000)), amount)
                 for number, at, amount in holding.used
             ),
-            needs=needs.get(name, 0),
-            wants=max(wants.get(name, 0), needs.get(name, 0)),
         )
 
     def _use(self, holding: _Holding, at: float, amount: int) -> None:

@@ -31,8 +31,9 @@ from tierpool.contracts.ledger import (
 )
 from tierpool.errors import LeaseShort
 from tierpool.fleet import LoadedFleet
+from tierpool.leases.account import Needs
 from tierpool.leases.keeper import Keeper
-from tierpool.leases.lease import LEASE, Lease, called
+from tierpool.leases.lease import LEASE, Blocked, Lease, called
 from tierpool.leases.needs import Ask, Habits, nano
 
 __all__ = ["Held", "LeaseAgent", "LeaseView", "boot_time"]
@@ -171,11 +172,12 @@ class LeaseAgent:
             return "", ""
         if self.trouble and not self._lease.valid(now):
             return LEASE, self.trouble
-        name = self._lease.blocked_by(queue, now)
-        if not name:
+        blocked = self._lease.blocked_by(queue, now)
+        if blocked is None:
             return "", ""
-        wait = self._lease.blocked[name] - now
-        return name, f"{called(name)} is used up for another {wait:.0f} s"
+        wait = blocked.until - now
+        why = f"{called(blocked.resource)} is used up for another {wait:.0f} s"
+        return blocked.resource, why
 
     async def reserve(self, ask: Ask) -> Held:
         """Let a call begin, if need be after a renewal.
@@ -190,12 +192,11 @@ class LeaseAgent:
         end = lease.called_at + _PATIENCE
         while short := lease.short_of(needs, self.clock()):
             now = self.clock()
-            wait = max(lease.blocked.get(name, now) for name in short) - now
-            hopeless = any(needs.get(n, 0) > m for n, m in lease.never.items())
-            if hopeless or wait > _PATIENCE or now >= end:
+            blocked = lease.blocked_by(ask.queue, now)
+            if now >= end or (blocked and blocked.until > end):
                 lease.hungry(ask.queue, now)
-                raise self._refusal(ask, needs, short, wait)
-            await self._more(needs, end - now)
+                raise self._refusal(ask, needs, short, blocked)
+            await self._more(ask.queue, needs, end - now)
         now = self.clock()
         lease.account.take(needs, now)
         lease.changed = True
@@ -252,7 +253,11 @@ class LeaseAgent:
             trouble=self.trouble,
             free={name: lease.account.free(name) for name in names},
             reserved={name: lease.account.reserved(name) for name in names},
-            blocked={n: at - now for n, at in lease.blocked.items() if at > now},
+            blocked={
+                one.resource: one.until - now
+                for one in lease.blocked.values()
+                if one.until > now
+            },
             last=lease.last,
             totals=lease.tally.totals,
             renewals=self._keeper.renewals,
@@ -260,14 +265,16 @@ class LeaseAgent:
         )
 
     def _refusal(
-        self, ask: Ask, needs: Mapping[str, int], short: list[str], wait: float
+        self, ask: Ask, needs: Needs, short: list[str], blocked: Blocked | None
     ) -> LeaseShort:
-        lease, limit = self._lease, short[0]
-        for name, most in lease.never.items():
-            if needs.get(name, 0) > most:
-                what = f"{called(name)} allows {_amount(name, most)} in all"
-                why = f"the call may take {_amount(name, needs[name])}, and {what}"
-                return self._refused(ask, LeaseShort(why, limit=name, never=True))
+        limit, wait = short[0], 0.0
+        if blocked is not None:
+            limit, wait = blocked.resource, blocked.until - self.clock()
+        most = blocked.cap if blocked is not None else None
+        if most is not None and needs.get(limit, 0) > most:
+            what = f"{called(limit)} allows {_amount(limit, most)} in all"
+            why = f"the call may take {_amount(limit, needs[limit])}, and {what}"
+            return self._refused(ask, LeaseShort(why, limit=limit, never=True))
         if limit == LEASE:
             why = self.trouble or "this worker has no valid lease of the fleet's limits"
         else:
@@ -302,10 +309,10 @@ class LeaseAgent:
             usage=known,
         )
 
-    async def _more(self, needs: Mapping[str, int], seconds: float) -> None:
+    async def _more(self, queue: str, needs: Needs, seconds: float) -> None:
         """Wait until something has changed, at most so long."""
         change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lease.waiting.append(needs)
+        self._lease.waiting.append((queue, needs))
         self._changes.add(change)
         self._keeper.wake.set()
         try:
@@ -315,8 +322,7 @@ class LeaseAgent:
             pass
         finally:
             self._changes.discard(change)
-            if needs in self._lease.waiting:
-                self._lease.waiting.remove(needs)
+            self._lease.waiting.remove((queue, needs))
 
     def _tell(self) -> None:
         """Let everybody look again who waits for more."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tierpool.contracts.ledger import (
     CALLS,
     USD,
+    Bundle,
     FleetLimits,
     Renewal,
     RenewalAnswer,
@@ -35,6 +36,17 @@ _AHEAD, _AHEAD_SECONDS = 3.0, 3.0
 """A lease is to last for so many calls, and for so long."""
 
 
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Why calls of a queue cannot begin."""
+
+    resource: str
+    until: float
+    """When asking again may help."""
+    cap: int | None = None
+    """Where the smallest call needs more than can ever be granted: the most."""
+
+
 @dataclass
 class Lease:
     """One process's lease; times are seconds of the process's clock."""
@@ -44,12 +56,10 @@ class Lease:
     habits: Mapping[str, Habits]
     account: Account = field(default_factory=Account)
     tally: Tally = field(default_factory=Tally)
-    waiting: list[Needs] = field(default_factory=list)
-    """What calls need that wait for a renewal."""
-    blocked: dict[str, float] = field(default_factory=dict)
-    """Until when asking for more of a resource is of no use."""
-    never: dict[str, int] = field(default_factory=dict)
-    """Where more was needed than the whole cap: the cap."""
+    waiting: list[tuple[str, Needs]] = field(default_factory=list)
+    """Queues and needs of calls that wait for a renewal."""
+    blocked: dict[str, Blocked] = field(default_factory=dict)
+    """Queues of which not even the smallest call can begin."""
     last: RenewalAnswer = field(default_factory=RenewalAnswer)
     send_limits: bool = True
     sent_at: float = -math.inf
@@ -77,7 +87,6 @@ class Lease:
         self.limits, self.send_limits, self.changed = limits, True, True
         self.account.capped = frozenset(limits.caps)
         self.blocked.clear()
-        self.never.clear()
 
     def short_of(self, needs: Needs, now: float) -> list[str]:
         """Name what a call lacks; nothing: it may begin."""
@@ -106,7 +115,7 @@ class Lease:
             for name, amount in usual.items()
         ):
             return True
-        if queue in self._hungry or any(self.blocked.get(n, 0.0) > now for n in usual):
+        if queue in self._hungry or self.blocked_by(queue, now):
             self.hungry(queue, now)
             return False
         return coming == 0
@@ -115,12 +124,10 @@ class Lease:
         """Note that calls of a queue would begin if they could."""
         self._hungry[queue] = now
 
-    def blocked_by(self, queue: str, now: float) -> str:
-        """Name the resource that keeps calls of a queue from beginning, if any does."""
-        for name in self._usual(queue):
-            if self.blocked.get(name, 0.0) > now:
-                return name
-        return LEASE
+    def blocked_by(self, queue: str, now: float) -> Blocked | None:
+        """Return what keeps all calls of a queue from beginning."""
+        known = self.blocked.get(queue)
+        return known if known is not None and known.until > now else None
 
     def due(self, now: float, period: float) -> float:
         """Return the seconds until the next renewal; infinite: when something happens.
@@ -151,14 +158,15 @@ class Lease:
             q for q, at in self._hungry.items() if now - at > _HUNGRY_SECONDS
         ]:
             del self._hungry[queue]
-        if self._active(now) or self.waiting or self._hungry:
-            # what was not enough for a call is of more use elsewhere
-            shut = [n for n in account.capped if self.blocked.get(n, 0.0) > now]
-            account.give_back(shut, {})
-        else:
-            account.give_back(account.capped, {})
-        needs, wants = self._wishes(now)
-        return self._renewal(lessee, where, now, period, needs, wants)
+        asks = self._asks(now)
+        keep: dict[str, int] = {}
+        for bundle in asks:
+            if not self.blocked_by(bundle.queue, now):
+                for name, amount in bundle.wants.items():
+                    keep[name] = keep.get(name, 0) + amount
+        # what is not enough for a call here is of more use elsewhere
+        account.give_back(account.capped, keep)
+        return self._renewal(lessee, where, now, period, asks)
 
     def closing(self, lessee: str, now: float) -> Renewal:
         """Count up for the last time; calls under way are charged their reservation."""
@@ -167,17 +175,11 @@ class Lease:
             if name == USD:
                 holding.settled += holding.reserved
             holding.reserved = 0
-        last = self._renewal(lessee, "", now, 0.0, {}, {})
+        last = self._renewal(lessee, "", now, 0.0, [])
         return last.model_copy(update={"closing": True})
 
     def _renewal(
-        self,
-        lessee: str,
-        where: str,
-        now: float,
-        period: float,
-        needs: Needs,
-        wants: Needs,
+        self, lessee: str, where: str, now: float, period: float, asks: list[Bundle]
     ) -> Renewal:
         account = self.account
         account.number += 1
@@ -188,7 +190,8 @@ class Lease:
             number=account.number,
             where=where,
             period=period,
-            counters=account.counters(now, needs, wants),
+            counters=account.counters(now),
+            asks=tuple(asks),
             limits=self.limits if self.send_limits else None,
             batch=batch,
             totals=totals,
@@ -201,8 +204,10 @@ class Lease:
         self.account.valid_until = self.sent_at + answer.valid
         self.tally.booked(answer.batch)
         self.send_limits = answer.send_limits
-        self.never = dict(answer.never)
-        self.blocked = {n: now + s for n, s in answer.retry_after.items()}
+        self.blocked = {
+            queue: Blocked(short.resource, now + short.retry_after, short.cap)
+            for queue, short in answer.short.items()
+        }
         self.last = answer
         for queue in list(self._hungry):
             if all(self.account.free(n) >= a for n, a in self._usual(queue).items()):
@@ -241,44 +246,47 @@ class Lease:
 
     def _opens(self, now: float) -> float:
         """Return the seconds until asking may be of use, a while at most."""
-        left = [at - now for at in self.blocked.values() if at > now]
+        left = [one.until - now for one in self.blocked.values() if one.until > now]
         return min(min(left, default=0.0), _ASK_AGAIN)
 
     def _urgent(self, now: float, period: float) -> bool:
         """Tell whether a renewal now lets a call begin that waits, or is to come."""
-        for needs in self.waiting:
-            short = self.short_of(needs, now)
-            if short and not any(self.blocked.get(n, 0.0) > now for n in short):
+        for queue, needs in self.waiting:
+            if self.short_of(needs, now) and not self.blocked_by(queue, now):
                 return True
         if now < self.sent_at + _EARLY * period or not self.valid(now):
             return False
-        _, wants = self._wishes(now)
         return any(
-            self.blocked.get(name, 0.0) <= now and self.account.free(name) < more
-            for name, more in wants.items()
+            2 * self.account.free(name) < wanted
+            for bundle in self._asks(now)
+            if not self.blocked_by(bundle.queue, now)
+            for name, wanted in bundle.wants.items()
         )
 
-    def _wishes(self, now: float) -> tuple[dict[str, int], dict[str, int]]:
-        """Return the least that would be of use, and what could be used soon."""
-        least: dict[str, int] = {}
-        most: dict[str, int] = {}
-        for needs in self.waiting:
-            for name, amount in needs.items():
-                least[name] = min(least.get(name, amount), amount)
-                most[name] = most.get(name, 0) + amount
-        for queue in dict.fromkeys([*self.habits, *self._hungry]):
-            habits = self.habits.get(queue)
-            starts = habits.starts_per_second(now) if habits else 0.0
-            if starts or queue in self._hungry:
-                calls = max(_AHEAD, _AHEAD_SECONDS * starts)
-                for name, amount in self._usual(queue).items():
-                    least[name] = min(least.get(name, amount), amount)
-                    most[name] = most.get(name, 0) + math.ceil(amount * calls)
-        free = {name: self.account.free(name) for name in most}
-        capped = self.account.capped
-        needs = {n: max(0, a - free[n]) for n, a in least.items() if n in capped}
-        wants = {n: max(0, a - free[n]) for n, a in most.items() if n in capped}
-        return needs, {n: a for n, a in wants.items() if a}
+    def _asks(self, now: float) -> list[Bundle]:
+        """Say for each queue what its calls need, and what they could use soon."""
+        queues = dict.fromkeys(
+            [*self.habits, *self._hungry, *(q for q, _ in self.waiting)]
+        )
+        return [ask for queue in queues if (ask := self._ask(queue, now)) is not None]
+
+    def _ask(self, queue: str, now: float) -> Bundle | None:
+        waiting = [needs for name, needs in self.waiting if name == queue]
+        habits = self.habits.get(queue)
+        starts = habits.starts_per_second(now) if habits else 0.0
+        if not (waiting or starts or queue in self._hungry):
+            return None
+        least, most = self._usual(queue), dict[str, int]()
+        if starts or queue in self._hungry:
+            calls = max(_AHEAD, _AHEAD_SECONDS * starts)
+            most = {name: math.ceil(amount * calls) for name, amount in least.items()}
+        if waiting:
+            smallest = min(waiting, key=lambda needs: needs.get(USD, 0))
+            least = {n: a for n, a in smallest.items() if n in self.account.capped}
+        for needs in waiting:
+            for name in least:
+                most[name] = most.get(name, 0) + needs.get(name, 0)
+        return Bundle(queue=queue, needs=least, wants=most) if least else None
 
 
 def called(resource: str) -> str:

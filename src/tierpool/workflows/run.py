@@ -326,6 +326,7 @@ class RunState:
             unknown_cost_attempts=total.unknown_cost_attempts,
             usage=total.usage,
             made=total.attempts,
+            earlier=self.earlier,
             attempts=tuple(self.attempts),
             denials=tuple(self.denials),
         )
