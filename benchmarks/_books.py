@@ -150,16 +150,25 @@ def most_at_a_time(calls: Sequence[Served], role: str | None = None) -> int:
     return most
 
 
-def hand_overs(calls: Sequence[Served], role: str, cap: int) -> list[float]:
+def hand_overs(
+    calls: Sequence[Served], role: str, cap: int, since: float = 0.0
+) -> list[float]:
     """Return the seconds from each end of a role's call to the begin that it let in.
 
     With `cap` calls at a time and others waiting all the while, the call after
     the n-th end is the one that begins as number cap + n.
+
+    Args:
+        calls: All of them, from the very first.
+        role: Whose.
+        cap: Of the role.
+        since: Unix time from which on ends count.
     """
     mine = [c for c in calls if c.taken and c.role == role]
     begins = sorted(c.started for c in mine)[cap:]
     ends = sorted(c.ended for c in mine)[: len(begins)]
-    return [max(0.0, begin - end) for begin, end in zip(begins, ends, strict=True)]
+    pairs = zip(begins, ends, strict=True)
+    return [max(0.0, begin - end) for begin, end in pairs if end >= since]
 
 
 def seconds_busy(

@@ -55,32 +55,38 @@ async def work() -> None:
     await asyncio.gather(*(caller() for _ in range(mine)))
 
 
+SERVER = """
+import sys, threading, uvicorn
+from _caps_load import end_with_input
+threading.Thread(target=end_with_input, daemon=True).start()
+uvicorn.run(
+    "prefect.server.api.server:create_app",
+    factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="error",
+)
+"""
+
+
 async def serve() -> None:
     """Run Prefect's server, and the processes beside it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
-    log = (Path(order.folder) / "prefect.log").open("wb")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "prefect", "server", "start"),
-        *("--host", "127.0.0.1", "--port", str(port), "--no-ui"),
-        stdout=log,
-        stderr=log,
-        env={**os.environ, "PREFECT_API_URL": url},
-    )
     os.environ["PREFECT_API_URL"] = url
-    try:
-        async with asyncio.timeout(READY_WITHIN_S):
-            while not await made():
-                if process.returncode is not None:
-                    raise RuntimeError("Prefect's server ended: see prefect.log")
-                await asyncio.sleep(0.5)
-        await drive(replace(order, extra=url), __file__)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SERVER, str(port)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    async with asyncio.timeout(READY_WITHIN_S):
+        while not await made():
+            if process.returncode is not None:
+                raise RuntimeError("Prefect's server ended")
+            await asyncio.sleep(0.5)
+    await drive(replace(order, extra=url), __file__)
+    process.kill()
+    await process.wait()
 
 
 async def made() -> bool:

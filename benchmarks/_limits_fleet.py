@@ -24,9 +24,6 @@ from tierpool.devserver import EmbeddedServer, embedded_server
 
 __all__ = ["LimitsFile", "Machines", "Server", "machines", "server"]
 
-CALL_TIMEOUT_S = 15
-
-
 @dataclass(frozen=True, slots=True)
 class LimitsFile:
     """What a fleet file says; keys as there, None or empty leaves them out."""
@@ -44,6 +41,8 @@ class LimitsFile:
     max_output_tokens: int = 64
     input_usd_per_mtok: str = "1"
     output_usd_per_mtok: str = "4"
+    timeout_s: int = 15
+    """Of a call."""
 
     def write(self, folder: Path) -> Path:
         """Write the file and its prompts; return its path. JSON is YAML."""
@@ -79,7 +78,7 @@ class LimitsFile:
                 "output_usd_per_mtok": self.output_usd_per_mtok,
             },
             "max_output_tokens": self.max_output_tokens,
-            "timeout": f"{CALL_TIMEOUT_S}s",
+            "timeout": f"{self.timeout_s}s",
             "pool": {"min_instances": 1, "max_instances": self.instances},
         }
         if self.rate_limit:

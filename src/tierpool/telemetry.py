@@ -9,6 +9,22 @@ __all__ = [
     "ATTRIBUTE_STATE",
     "ATTRIBUTE_TIER",
     "METRICS",
+    "METRIC_COST_CALLS",
+    "METRIC_COST_DENIED",
+    "METRIC_COST_RESERVED",
+    "METRIC_COST_SETTLED",
+    "METRIC_COST_TOKENS",
+    "METRIC_COST_TOP",
+    "METRIC_HOUR_ALERTING",
+    "METRIC_HOUR_CAP",
+    "METRIC_HOUR_HELD",
+    "METRIC_HOUR_SETTLED",
+    "METRIC_LEASE_FREE",
+    "METRIC_LEASE_REFUSED",
+    "METRIC_LEASE_RENEWALS",
+    "METRIC_LEASE_RESERVED",
+    "METRIC_LEASE_TROUBLE",
+    "METRIC_LEASE_VALID",
     "METRIC_POOL_ARRIVALS",
     "METRIC_POOL_BACKLOG",
     "METRIC_POOL_BACKLOG_AGE",
@@ -62,6 +78,22 @@ METRIC_POOL_TROUBLE = "tierpool_pool_trouble"
 METRIC_POOL_BACKLOG = "tierpool_pool_backlog"
 METRIC_POOL_BACKLOG_AGE = "tierpool_pool_backlog_age_seconds"
 METRIC_POOL_ARRIVALS = "tierpool_pool_arrivals_per_second"
+METRIC_LEASE_VALID = "tierpool_lease_valid"
+METRIC_LEASE_TROUBLE = "tierpool_lease_trouble"
+METRIC_LEASE_RENEWALS = "tierpool_lease_renewals_total"
+METRIC_LEASE_FREE = "tierpool_lease_free"
+METRIC_LEASE_RESERVED = "tierpool_lease_reserved"
+METRIC_LEASE_REFUSED = "tierpool_lease_refused_total"
+METRIC_HOUR_SETTLED = "tierpool_hour_settled_usd"
+METRIC_HOUR_HELD = "tierpool_hour_held_usd"
+METRIC_HOUR_CAP = "tierpool_hour_cap_usd"
+METRIC_HOUR_ALERTING = "tierpool_hour_alerting"
+METRIC_COST_CALLS = "tierpool_cost_calls_total"
+METRIC_COST_DENIED = "tierpool_cost_denied_total"
+METRIC_COST_RESERVED = "tierpool_cost_reserved_usd_total"
+METRIC_COST_SETTLED = "tierpool_cost_settled_usd_total"
+METRIC_COST_TOKENS = "tierpool_cost_tokens_total"
+METRIC_COST_TOP = "tierpool_cost_top_tier_usd_total"
 
 METRICS = {
     METRIC_PROCESSES: "Worker processes of this machine by state.",
@@ -81,5 +113,21 @@ METRICS = {
     METRIC_POOL_BACKLOG: "Tasks that wait in the whole fleet, approximate; every worker tells the same, so take the maximum.",
     METRIC_POOL_BACKLOG_AGE: "Age of the oldest task that waits in the whole fleet.",
     METRIC_POOL_ARRIVALS: "Tasks that arrive in the whole fleet, mean over 30 s.",
+    METRIC_LEASE_VALID: "1 while limited calls may begin; an idle worker lets its lease run out.",
+    METRIC_LEASE_TROUBLE: "1 while no lease can be had: nothing that is limited begins.",
+    METRIC_LEASE_RENEWALS: "Renewals that the ledger has answered since the start.",
+    METRIC_LEASE_FREE: "What calls may still take under the lease; USD for the resource usd.",
+    METRIC_LEASE_RESERVED: "What calls under way hold of it; USD for the resource usd.",
+    METRIC_LEASE_REFUSED: "Times that a call was sent back for want of a resource.",
+    METRIC_HOUR_SETTLED: "Settled by the whole fleet in the rolling hour, as heard last; take the maximum.",
+    METRIC_HOUR_HELD: "The same, and what is leased to workers.",
+    METRIC_HOUR_CAP: "max_cost_per_hour_usd, if it is set.",
+    METRIC_HOUR_ALERTING: "1 while the cost of the hour is above alert_threshold_usd.",
+    METRIC_COST_CALLS: "Attempts by outcome: billed, unknown (charged the reservation), unbilled.",
+    METRIC_COST_DENIED: "Times that a call was sent back by a limit.",
+    METRIC_COST_RESERVED: "Reserved for attempts that have ended.",
+    METRIC_COST_SETTLED: "What these attempts cost.",
+    METRIC_COST_TOKENS: "Tokens of attempts whose usage is known, by kind: input, output.",
+    METRIC_COST_TOP: "What the same tokens would cost on the highest tier.",
 }
 """Metrics of a worker process in Prometheus, and what each of them says."""

@@ -150,6 +150,7 @@ def _reporter(client: Client, fleet: LoadedFleet, served: Served) -> Reporter:
         gates={name: gates[name] for name in served.names if name in gates},
         models={n: tuple(m.model for m in t.models) for n, t in tiers.items()},
         file=fixed_parts(fleet),
+        lease=lease_of(client) if served.pools or served.tools else None,
     )
 
 

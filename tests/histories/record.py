@@ -13,6 +13,7 @@ import json
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,8 @@ from tests.histories.own_workflow import OWN, Book, RoutedWriter
 from tierpool import TierpoolPlugin, load_fleet, start_flow
 from tierpool.client import ItemHandle, fleet_of
 from tierpool.contracts import HumanDecision, ItemStatus, Usage
+from tierpool.contracts.claims import CLAIMS_QUERY, ClaimsState, claims_id
+from tierpool.contracts.limits import LimitsRequest
 from tierpool.pools.apply import apply_limits, pool_limits
 from tierpool.testing import (
     Overloaded,
@@ -162,14 +165,52 @@ async def passed_by(client: Client, provider: ScriptedProvider) -> ItemHandle:
     return await start_flow(client, "reviewed", DOUBTFUL, id="recorded-passed-by")
 
 
+async def closed(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Leave in the memo what an item cost."""
+    provider.script(Reply("plan"), verdict("approve"))
+    return await start_flow(client, "reviewed", DOUBTFUL, id="recorded-closed")
+
+
 async def limited(client: Client, provider: ScriptedProvider) -> Any:
     """Apply limits to the fleet twice, and withdraw them."""
     pools = pool_limits(fleet_of(client))
     more = pools["nano"].model_copy(update={"max_instances": 20})
-    await apply_limits(client, "recorded", pools, "recorder")
-    await apply_limits(client, "recorded", pools | {"nano": more}, "recorder")
-    await apply_limits(client, "recorded", {}, "recorder")
+    await apply_limits(client, "recorded", LimitsRequest(pools=pools), "recorder")
+    larger = LimitsRequest(pools=pools | {"nano": more})
+    await apply_limits(client, "recorded", larger, "recorder")
+    await apply_limits(client, "recorded", LimitsRequest(), "recorder")
     handle = client.get_workflow_handle("recorded-limits")
+    await handle.terminate("recorded")
+    return handle
+
+
+async def claimed(client: Client, provider: ScriptedProvider) -> ItemHandle:
+    """Wait for the only instance of a role, and for a slot of a WIP limit with it."""
+    gate = asyncio.Event()
+    provider.script(Reply("built", gate=gate))
+    provider.default(Reply("built", delay=timedelta(seconds=0.2)))
+    first = await start_flow(client, "claimed", DOUBTFUL, id="recorded-claimed-1")
+    await provider.until(lambda books: books.in_flight == 1)
+    second = await start_flow(client, "claimed", DOUBTFUL, id="recorded-claimed-2")
+    claims = client.get_workflow_handle(claims_id("recorded"))
+    while not (await claims.query(CLAIMS_QUERY, result_type=ClaimsState)).waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    gate.set()
+    await first.result()
+    return second
+
+
+async def claims(client: Client, provider: ScriptedProvider) -> Any:
+    """Grant claims to the runs of `claimed`, and look after a terminated holder."""
+    second = await claimed(client, provider)
+    await second.result()
+    provider.script(Reply("never", gate=asyncio.Event()))
+    item = await start_flow(client, "claimed", DOUBTFUL, id="recorded-claimed-3")
+    await provider.until(lambda books: books.in_flight == 1)
+    await item.terminate("recorded")
+    handle = client.get_workflow_handle(claims_id("recorded"))
+    while (await handle.query(CLAIMS_QUERY, result_type=ClaimsState)).held:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
     await handle.terminate("recorded")
     return handle
 
@@ -180,6 +221,7 @@ SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
         for made in (
             *(reviewed, verified, released, troubled, cancelled, routed),
             *(paused, denied, shared, chapter, passed_by, limited),
+            *(claimed, claims, closed),
         )
     }
 )

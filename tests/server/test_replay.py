@@ -109,6 +109,7 @@ def another_question(history: Any) -> None:
         ("routed", another_question),
         ("verified", another_role),
         ("cancelled", another_role),
+        ("claimed", another_role),
     ],
 )
 async def test_spoilt_history_does_not_replay(

@@ -18,18 +18,24 @@ from tierpool.cli.common import (
     print_json,
     table,
 )
-from tierpool.contracts.limits import AppliedLimits, PoolLimits
+from tierpool.contracts.limits import (
+    AppliedLimits,
+    LimitsRequest,
+    PoolLimits,
+    limits_of,
+)
 from tierpool.contracts.reports import WorkerReport
 from tierpool.errors import ConfigError, ServerError, TierpoolError
 from tierpool.fleet import LoadedFleet
 from tierpool.leases.applied import applied_limits
+from tierpool.leases.lease import amount_of, called
 from tierpool.pools.announce import living_workers
 from tierpool.pools.apply import (
     apply_limits,
     is_kept,
-    pool_limits,
     refusals,
     wait_for_followers,
+    wanted_limits,
 )
 
 
@@ -37,8 +43,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the sub-parser."""
     this = commands.add_parser(
         "apply", parents=[common],
-        help="change the sizes of pools while the fleet runs",
-        description="Brings the pools of the file to all running workers, which "
+        help="change the limits of the fleet while it runs",
+        description="Brings the pools and the fleet-wide limits of the file to all "
+        "running workers, which "
         "kill nothing and need no restart. Running items keep what they know of the "
         "fleet. What is applied goes before the files of the workers, also of those "
         "that start later, until it is withdrawn or something else is applied.",
@@ -72,8 +79,8 @@ async def _apply(args: argparse.Namespace, client: Client, fleet: LoadedFleet) -
     before = await applied_limits(client, fleet.name)
     if workers is not None and not args.withdraw:
         _refuse(fleet, workers)
-    wanted = {} if args.withdraw else pool_limits(fleet)
-    if wanted == before.pools:
+    wanted = LimitsRequest() if args.withdraw else wanted_limits(fleet)
+    if limits_of(wanted) == limits_of(before):
         _tell(args, before, wanted, f"{_again(before)}; nothing changes")
         return DONE
     if not await is_kept(client, fleet.name):
@@ -127,33 +134,47 @@ def _refuse(fleet: LoadedFleet, workers: list[WorkerReport]) -> None:
 def _tell(
     args: argparse.Namespace,
     limits: AppliedLimits,
-    pools: dict[str, PoolLimits],
+    wanted: LimitsRequest,
     what: str,
     behind: list[WorkerReport] | None = None,
 ) -> None:
     """Show what was asked for, and who does not follow."""
     missing = {w.where: w.refused_limits for w in behind or ()}
+    pools, caps = wanted.pools, _caps(wanted)
     if args.json:
         print_json(
             {"applied": not args.dry_run, "generation": limits.generation,
              "pools": {n: p.model_dump() for n, p in pools.items()},
-             "not_following": list(missing)}
+             "caps": dict(caps), "not_following": list(missing)}
         )  # fmt: skip
         return
     rows = [[name, *_numbers(pool)] for name, pool in pools.items()]
     columns = ["pool", *(f">{name}" for name in PoolLimits.model_fields)]
     if rows:
         console.print(table(columns, rows))
+    if caps:
+        console.print(table(["fleet-wide limit", ">at most"], [list(c) for c in caps]))
     console.print(what)
     if rows:
         console.print(
-            "roles, prompts, flows, prices and the budget per workflow are not applied: "
+            "roles, prompts, flows, prices, on_exhausted and the budget per workflow are "
+            "not applied: "
             "items take them from the file that they are started with"
         )
     else:
         console.print("every worker follows the file that it was started with")
     for who, why in missing.items():
         errors.print(f"[red]{who} does not follow{f': {why}' if why else ' (yet)'}[/]")
+
+
+def _caps(wanted: LimitsRequest) -> list[tuple[str, str]]:
+    """Name what holds for the whole fleet, and how much it is."""
+    all_caps = [limits.caps for limits in (wanted.shared, wanted.claims) if limits]
+    return [
+        (called(name), amount_of(name, some[0].amount))
+        for caps in all_caps
+        for name, some in caps.items()
+    ]
 
 
 def _numbers(pool: PoolLimits) -> list[int]:

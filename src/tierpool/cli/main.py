@@ -13,9 +13,11 @@ from tierpool.cli import (
     apply,
     check,
     codec_server,
+    costs,
     dev,
     doctor,
     init,
+    ledger,
     run,
     status,
     worker,
@@ -34,7 +36,7 @@ from tierpool.logs import configure_logs
 __all__ = ["build_parser", "main"]
 
 _COMMANDS: tuple[ModuleType, ...] = (
-    init, check, dev, worker, run, status, apply, doctor, codec_server,
+    init, check, dev, worker, run, status, costs, apply, ledger, doctor, codec_server,
 )  # fmt: skip
 _USAGE_ERRORS = (ConfigError, UnknownName, UsageError, PayloadTooLarge)
 

@@ -22,6 +22,7 @@ from tierpool.cli.common import (
     print_json,
     table,
 )
+from tierpool.cli.shared import shared_lines
 from tierpool.errors import ServerError
 from tierpool.fleet import LoadedFleet
 from tierpool.pools.observe import WITHOUT_CALLS, FleetStatus, PoolStatus, observe
@@ -98,6 +99,7 @@ def _render(args: argparse.Namespace, status: FleetStatus) -> Group:
         for pool in status.pools
         if (line := _about(pool)) and pool.pool not in WITHOUT_CALLS
     ]
+    parts += [plain(line) for line in shared_lines(status.shared)]
     limits = status.limits
     if limits.pools and limits.at:
         parts.append(

@@ -19,14 +19,27 @@ from tierpool.config.roles import RoleTexts, allowed_tiers
 
 __all__ = ["check_caps"]
 
-_CAP = ("guardrails", "max_cost_per_workflow_usd")
+_CAPS = ("max_cost_per_workflow_usd", "max_cost_per_hour_usd")
 
 
 def check_caps(parts: Parts, texts: RoleTexts, prices: Prices, report: Report) -> None:
-    """Warn of each llm role of which an item cannot pay for a single call."""
-    cap = parts.fleet.guardrails.max_cost_per_workflow_usd if parts.fleet else None
-    if cap is None:
+    """Warn of each llm role of which a budget cannot pay for a single call."""
+    if parts.fleet is None:
         return
+    for key in _CAPS:
+        cap = getattr(parts.fleet.guardrails, key)
+        if cap is not None:
+            _check_cap(key, cap, parts, texts, prices, report)
+
+
+def _check_cap(
+    key: str,
+    cap: Decimal,
+    parts: Parts,
+    texts: RoleTexts,
+    prices: Prices,
+    report: Report,
+) -> None:
     for name, role in parts.agents.items():
         if role is None or role.type != "llm" or name not in texts.prompts:
             continue
@@ -35,8 +48,8 @@ def check_caps(parts: Parts, texts: RoleTexts, prices: Prices, report: Report) -
         if least is not None and least[1].least_usd > cap:
             tier, quote = least
             report.warning(
-                _CAP,
-                f"max_cost_per_workflow_usd {cap:f} pays for no call of the role "
+                ("guardrails", key),
+                f"{key} {cap:f} pays for no call of the role "
                 f"{name}: a call with its prompt alone and {quote.least_output} output "
                 f"tokens can cost ${_shown(quote.least_usd)} on the tier {tier}",
                 hint="raise the limit, or shorten the prompt or max_output_tokens",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from tierpool.blueprint import RESERVED_TIERS
 from tierpool.config.credentials import check_credentials
 from tierpool.config.flow_checks import check_flows
-from tierpool.config.later import report_not_enforced
+from tierpool.config.limits import check_limits
 from tierpool.config.parts import Parts
 from tierpool.config.report import Report
 from tierpool.config.roles import RoleTexts, allowed_tiers, check_roles
@@ -27,8 +27,8 @@ def check_parts(
     check_flows(parts, texts, report)
     check_credentials(parts.tiers, environ, report)
     _sizes(parts, report)
+    check_limits(parts, report)
     _unused(parts, report)
-    report_not_enforced(report)
 
 
 def _tier_names(parts: Parts, report: Report) -> None:

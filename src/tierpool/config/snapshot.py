@@ -38,7 +38,8 @@ def build_snapshot(fleet: Fleet, prices: Prices, texts: RoleTexts) -> FleetSnaps
         },
         flows=fleet.flows,
         parts=parts,
-        guardrails=fleet.guardrails,
+        # its address may be a secret, and this stands in every item's history
+        guardrails=fleet.guardrails.model_copy(update={"alert_webhook": None}),
         backpressure=fleet.backpressure,
         leaves_costs=True,
     )

@@ -15,6 +15,7 @@ __all__ = [
     "LimitsRequest",
     "PoolLimits",
     "limits_id",
+    "limits_of",
 ]
 
 LIMITS_MEMO = "tierpool_limits"
@@ -60,6 +61,16 @@ class AppliedLimits(Wire):
     pools: dict[str, PoolLimits] = {}
     shared: FleetLimits | None = None
     claims: ClaimLimits | None = None
+
+
+def limits_of(limits: LimitsRequest | AppliedLimits) -> tuple[object, ...]:
+    """Return what is limited, without who did it, when, and how often."""
+    shared, claims = limits.shared, limits.claims
+    return (
+        limits.pools,
+        shared.model_copy(update={"generation": 0}) if shared else None,
+        claims.model_copy(update={"generation": 0}) if claims else None,
+    )
 
 
 def limits_id(fleet: str) -> str:

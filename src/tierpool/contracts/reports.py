@@ -8,11 +8,13 @@ the sum over all of them.
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from tierpool.contracts.wire import Wire
+from tierpool.contracts.ledger import Total
+from tierpool.contracts.wire import Usd, Wire
 
-__all__ = ["Bound", "PoolReport", "Window", "WorkerReport"]
+__all__ = ["Bound", "LeaseReport", "PoolReport", "Window", "WorkerReport"]
 
 Bound: TypeAlias = Literal["max", "rate", "budget", "backlog", "provider"]
 """What keeps a pool from making more calls: its instances, a rate limit, money,
@@ -101,6 +103,34 @@ class PoolReport(Wire):
     """Of the whole fleet, mean over 30 s."""
 
 
+class LeaseReport(Wire):
+    """A process's lease of the fleet's limits at one moment."""
+
+    limited: bool = False
+    """Whether anything is limited; if not, calls are only counted."""
+    valid: bool = False
+    """Whether calls may begin under it; an idle process lets it run out."""
+    trouble: str = ""
+    """Why no lease can be had; empty if all is well."""
+    free: dict[str, int] = {}
+    """What calls may still take, by resource; nano-dollars for `usd`."""
+    reserved: dict[str, int] = {}
+    """What calls under way hold."""
+    blocked: dict[str, float] = {}
+    """Seconds until more of a resource can be had."""
+    refused: dict[str, int] = {}
+    """Times that a call was sent back for want of a resource, since the start."""
+    renewals: int = 0
+    hour_usd: Usd = Decimal(0)
+    """What the whole fleet has settled in the rolling hour, as heard last."""
+    held_usd: Usd = Decimal(0)
+    """The same, and what is leased to anybody."""
+    cap_usd: Usd | None = None
+    alerting: bool = False
+    totals: tuple[Total, ...] = ()
+    """What the process's calls came to since its start."""
+
+
 class WorkerReport(Wire):
     """One worker process at one moment."""
 
@@ -128,6 +158,15 @@ class WorkerReport(Wire):
     silent_seconds: float = 0.0
     """For how long the Temporal server has not answered it."""
     pools: tuple[PoolReport, ...] = ()
+    lease: LeaseReport | None = None
+    """None for a process that makes no calls."""
+
+    def short(self) -> WorkerReport:
+        """Leave out what grows with the kinds of calls."""
+        if self.lease is None:
+            return self
+        lease = self.lease.model_copy(update={"totals": ()})
+        return self.model_copy(update={"lease": lease})
 
     @property
     def where(self) -> str:

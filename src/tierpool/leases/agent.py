@@ -33,7 +33,7 @@ from tierpool.errors import LeaseShort
 from tierpool.fleet import LoadedFleet
 from tierpool.leases.account import Needs
 from tierpool.leases.keeper import Keeper
-from tierpool.leases.lease import LEASE, Blocked, Lease, called
+from tierpool.leases.lease import LEASE, Blocked, Lease, amount_of, called
 from tierpool.leases.needs import Ask, Habits, nano
 
 __all__ = ["Held", "LeaseAgent", "LeaseView", "boot_time"]
@@ -272,13 +272,13 @@ class LeaseAgent:
             limit, wait = blocked.resource, blocked.until - self.clock()
         most = blocked.cap if blocked is not None else None
         if most is not None and needs.get(limit, 0) > most:
-            what = f"{called(limit)} allows {_amount(limit, most)} in all"
-            why = f"the call may take {_amount(limit, needs[limit])}, and {what}"
+            what = f"{called(limit)} allows {amount_of(limit, most)} in all"
+            why = f"the call may take {amount_of(limit, needs[limit])}, and {what}"
             return self._refused(ask, LeaseShort(why, limit=limit, never=True))
         if limit == LEASE:
             why = self.trouble or "this worker has no valid lease of the fleet's limits"
         else:
-            why = f"{called(limit)} is used up: {_amount(limit, needs[limit])} needed"
+            why = f"{called(limit)} is used up: {amount_of(limit, needs[limit])} needed"
         hint = timedelta(seconds=min(_LONGEST_HINT, max(_COME_BACK, wait)))
         return self._refused(ask, LeaseShort(why, limit=limit, retry_after=hint))
 
@@ -335,7 +335,3 @@ class LeaseAgent:
     def _write(self) -> None:
         if self._lease.limited:
             self._keeper.write()
-
-
-def _amount(resource: str, amount: int) -> str:
-    return f"${Decimal(amount).scaleb(-9):f}" if resource == USD else f"{amount:,}"

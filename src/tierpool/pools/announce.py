@@ -83,7 +83,7 @@ async def say(client: Client, reporter: Reporter, *, gone: bool = False) -> None
     Raises:
         RPCError: if the server does not take it.
     """
-    report = reporter.report()
+    report = reporter.report().short()
     status = WorkerStatus.WORKER_STATUS_RUNNING
     if report.state == "draining":
         status = WorkerStatus.WORKER_STATUS_SHUTTING_DOWN

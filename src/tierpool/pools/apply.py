@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from temporalio.client import (
@@ -20,8 +20,8 @@ from temporalio.client import (
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from tierpool.contracts.claims import ClaimLimits
-from tierpool.contracts.ledger import FleetLimits
+from tierpool.budget.claim_limits import claim_limits
+from tierpool.budget.limits import fleet_limits
 from tierpool.contracts.limits import (
     APPLY_UPDATE,
     AppliedLimits,
@@ -35,7 +35,14 @@ from tierpool.fleet import LoadedFleet, fixed_parts, pool_specs
 from tierpool.pools.announce import EVERY, living_workers
 from tierpool.pools.statistics import queue_statistics
 
-__all__ = ["apply_limits", "is_kept", "pool_limits", "refusals", "wait_for_followers"]
+__all__ = [
+    "apply_limits",
+    "is_kept",
+    "pool_limits",
+    "refusals",
+    "wait_for_followers",
+    "wanted_limits",
+]
 
 _LOOKS = 6
 _UPDATE_TIMEOUT = timedelta(seconds=15)
@@ -46,6 +53,15 @@ def pool_limits(fleet: LoadedFleet) -> dict[str, PoolLimits]:
     """Return what a fleet file says of its pools, that of the tools included."""
     specs = pool_specs(fleet)
     return {n: PoolLimits(**spec.model_dump()) for n, spec in specs.items()}
+
+
+def wanted_limits(fleet: LoadedFleet) -> LimitsRequest:
+    """Return all that a fleet file limits."""
+    return LimitsRequest(
+        pools=pool_limits(fleet),
+        shared=fleet_limits(fleet),
+        claims=claim_limits(fleet),
+    )
 
 
 def refusals(fleet: LoadedFleet, workers: Sequence[WorkerReport]) -> list[Problem]:
@@ -82,22 +98,15 @@ def _why(place: str, running: set[str]) -> str:
 
 
 async def apply_limits(
-    client: Client,
-    fleet: str,
-    pools: Mapping[str, PoolLimits],
-    by: str = "",
-    shared: FleetLimits | None = None,
-    claims: ClaimLimits | None = None,
+    client: Client, fleet: str, wanted: LimitsRequest, by: str = ""
 ) -> AppliedLimits:
     """Replace the limits of a running fleet.
 
     Args:
         client: Of the fleet's server.
         fleet: Its name.
-        pools: By tier; none: those of the workers' files count again.
+        wanted: All of them; an empty one lets the files of the workers count again.
         by: Who applies, for people; default: the user and the machine.
-        shared: What the ledger keeps; None: what the workers' files say.
-        claims: What the claims keep; None: what the file of `--control` says.
 
     Raises:
         TierpoolError: if they are not taken; then they never are.
@@ -112,9 +121,7 @@ async def apply_limits(
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary="limits applied to the running fleet",
     )
-    request = LimitsRequest(
-        by=by or _who(), pools=dict(pools), until=until, shared=shared, claims=claims
-    )
+    request = wanted.model_copy(update={"by": by or _who(), "until": until})
     try:
         applied: AppliedLimits = await handle.execute_update(
             APPLY_UPDATE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -21,6 +21,12 @@ from tierpool.errors import ServerError
 from tierpool.fleet import TOOLS, LoadedFleet
 from tierpool.leases.applied import applied_limits
 from tierpool.pools.announce import SILENT, announced, living
+from tierpool.pools.shared import (
+    SharedStatus,
+    as_workers_know,
+    notes_on_shared,
+    observe_shared,
+)
 from tierpool.pools.statistics import QueueStatistics, queue_statistics, together
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE
 
@@ -108,6 +114,8 @@ class FleetStatus:
     """False if there are more items than were counted."""
     notes: tuple[str, ...]
     """What somebody should look at."""
+    shared: SharedStatus
+    """What is limited for the whole fleet."""
 
 
 async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
@@ -120,11 +128,12 @@ async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
     """
     notes: list[str] = []
     try:
-        queues, reports, limits, items = await asyncio.gather(
+        queues, reports, limits, items, shared = await asyncio.gather(
             _queues(client, fleet, notes),
             announced(client, fleet.name),
             applied_limits(client, fleet.name),
             _items(client, fleet, notes),
+            observe_shared(client, fleet),
         )
     except RPCError as error:
         raise ServerError(f"the Temporal server says: {error.message}") from error
@@ -140,6 +149,9 @@ async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
         )
     else:
         notes += notes_on(pools, reports, limits, now)
+    ledger = as_workers_know(shared.ledger, heard or ())
+    shared = replace(shared, ledger=ledger)
+    notes += notes_on_shared(shared, fleet, heard or (), limits)
     return FleetStatus(
         fleet=fleet.name,
         pools=tuple(pools),
@@ -149,6 +161,7 @@ async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
         items_complete=items is not None
         and sum(i.items for i in items) < _ITEMS_COUNTED,
         notes=tuple(notes),
+        shared=shared,
     )
 
 

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from tierpool.contracts.reports import PoolReport, WorkerReport
+from tierpool.contracts.reports import LeaseReport, PoolReport, WorkerReport
+from tierpool.leases import LeaseAgent
 from tierpool.pools.gate import Gate
 from tierpool.pools.statistics import QueueStatistics
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "lease_report"]
 
 _STATM = Path("/proc/self/statm")
 
@@ -52,6 +53,8 @@ class Reporter:
     """Set when people should not wait for the next report."""
     statistics: dict[str, QueueStatistics] = field(default_factory=dict)
     """What the server said last of each pool's queues together."""
+    lease: LeaseAgent | None = None
+    """Of a process that makes calls."""
 
     def report(self) -> WorkerReport:
         """Return what is true now."""
@@ -71,6 +74,7 @@ class Reporter:
             refused_limits=self.refused_limits,
             silent_seconds=round(time.monotonic() - self.heard, 1),
             pools=tuple(self._pool(name, gate) for name, gate in self.gates.items()),
+            lease=lease_report(self.lease) if self.lease else None,
         )
 
     def _pool(self, name: str, gate: Gate) -> PoolReport:
@@ -90,6 +94,26 @@ class Reporter:
                 "arrivals_per_second": seen.added_per_second,
             }
         )
+
+
+def lease_report(lease: LeaseAgent) -> LeaseReport:
+    """Return what is true of a lease now."""
+    view = lease.view()
+    return LeaseReport(
+        limited=view.limited,
+        valid=view.valid,
+        trouble=view.trouble,
+        free=dict(view.free),
+        reserved=dict(view.reserved),
+        blocked={name: round(seconds, 1) for name, seconds in view.blocked.items()},
+        refused=dict(view.refused),
+        renewals=view.renewals,
+        hour_usd=view.last.hour_usd,
+        held_usd=view.last.held_usd,
+        cap_usd=view.last.cap_usd,
+        alerting=view.last.alerting,
+        totals=view.totals,
+    )
 
 
 def _memory() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from datetime import timedelta
 
 from temporalio import workflow
@@ -43,6 +44,7 @@ _UNDER_WAY = 500
 """Grants at a time; the server allows 2,000 signals."""
 _SHOWN_AGAIN = 1.0
 _TABLE_ROWS = 30
+_RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @workflow.defn
@@ -78,6 +80,10 @@ class ClaimsWorkflow:
     )
     def ask(self, ask: ClaimAsk) -> None:
         """Put an ask into the line."""
+        if not (ask.workflow and _RUN.fullmatch(ask.run)):
+            # a signal to no run at all would fail the workflow task for ever
+            workflow.logger.warning("claim.no_holder", extra={"claim": ask.id})
+            return
         granted = self._book.ask(ask, workflow.time())
         if granted is not None:
             self._tell(granted)

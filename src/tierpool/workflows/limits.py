@@ -15,6 +15,7 @@ from tierpool.contracts.limits import (
     LIMITS_MEMO,
     AppliedLimits,
     LimitsRequest,
+    limits_of,
 )
 from tierpool.errors import UsageError
 from tierpool.workflows.render import escape_markdown
@@ -45,7 +46,7 @@ class LimitsWorkflow:
     def apply(self, request: LimitsRequest) -> AppliedLimits:
         """Take limits in place of those before, all of them at once."""
         known = self._applied
-        if _what(request) != _what(known):
+        if limits_of(request) != limits_of(known):
             number = {"generation": known.generation + 1}
             shared, claims = request.shared, request.claims
             self._applied = AppliedLimits(
@@ -94,13 +95,3 @@ class LimitsWorkflow:
             for name, pool in known.pools.items()
         ]
         workflow.set_current_details("\n".join(lines))
-
-
-def _what(limits: LimitsRequest | AppliedLimits) -> tuple[object, ...]:
-    """Return what is limited, without the count of changes."""
-    shared, claims = limits.shared, limits.claims
-    return (
-        limits.pools,
-        shared.model_copy(update={"generation": 0}) if shared else None,
-        claims.model_copy(update={"generation": 0}) if claims else None,
-    )

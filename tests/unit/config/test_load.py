@@ -16,7 +16,6 @@ import tierpool.config
 from tierpool.blueprint import Price
 from tierpool.config import check_fleet, load_fleet
 from tierpool.config.credentials import missing_credentials
-from tierpool.config.later import NOT_ENFORCED
 from tierpool.contracts import PartRef
 from tierpool.fleet import FleetSnapshot
 
@@ -114,30 +113,27 @@ def test_a_snapshot_survives_packing(check: Check, full: str) -> None:
     assert "15.00" == str(packed.tiers["premium"].models[0].price.input_usd_per_mtok)
 
 
-def test_limits_that_are_not_enforced_yet_are_named_once_each(
+def test_address_of_the_webhook_stays_out_of_what_items_know(
     check: Check, full: str
 ) -> None:
-    """Nobody believes in a cap that only stands in the file."""
-    text = full.replace(
-        "reviewer.md, tier: auto", "reviewer.md, tier: auto, conversation: true"
-    )
+    """It often is a secret, and what items know stands in history."""
+    hook = "alert_webhook: https://hooks.example/T0/secret\n  on_exhausted: wait"
+    loaded, _ = check(full.replace("on_exhausted: wait", hook))
 
-    _, problems = check(text)
-
-    named = [p for p in problems if "not enforced in this version" in p.message]
-    assert sorted(NOT_ENFORCED) == sorted(p.message.split(":")[0] for p in named)
-    assert {"warning"} == {p.severity for p in named}
+    assert loaded.fleet.guardrails.alert_webhook == "https://hooks.example/T0/secret"
+    assert "secret" not in loaded.snapshot.model_dump_json()
 
 
-def test_limits_left_at_their_default_are_not_mentioned(
-    check: Check, good: str
-) -> None:
-    """A pool's size alone, or `conversation: false`, is no such limit."""
-    text = good.replace("gpt-5-nano}", "gpt-5-nano, pool: {max_instances: 3}}").replace(
-        "prompts/writer.md", "prompts/writer.md, conversation: false"
-    )
+def test_hourly_cap_that_pays_for_no_call_is_named(check: Check, full: str) -> None:
+    """Such a fleet would never begin anything."""
+    low = full.replace("max_cost_per_hour_usd: 50.00", "max_cost_per_hour_usd: 0.0001")
+    low = low.replace("  alert_threshold_usd: 40.00\n", "")
 
-    assert () == check(text)[1]
+    _, problems = check(low)
+
+    named = [p for p in problems if p.path == "guardrails.max_cost_per_hour_usd"]
+    assert named
+    assert all("pays for no call of the role" in p.message for p in named)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +12,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tierpool import telemetry
-from tierpool.contracts.reports import Bound, PoolReport, Window, WorkerReport
+from tierpool.contracts import Usage
+from tierpool.contracts.ledger import Total
+from tierpool.contracts.reports import (
+    Bound,
+    LeaseReport,
+    PoolReport,
+    Window,
+    WorkerReport,
+)
 from tierpool.pools.endpoint.metrics import exposition, merged
 
 NOW = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -222,3 +231,72 @@ def test_odd_line_breaks_within_labels_stay() -> None:
     theirs = '# TYPE b gauge\nb{x="1\u20282\x85"} 2\n'
 
     assert OURS + theirs == merged(OURS, theirs)
+
+
+LEASE = LeaseReport(
+    limited=True,
+    valid=True,
+    free={"usd": 1_500_000_000, "calls": 3},
+    reserved={"usd": 250_000_000, "calls": 1},
+    refused={"calls": 4},
+    renewals=9,
+    hour_usd=Decimal("1.25"),
+    held_usd=Decimal("3"),
+    cap_usd=Decimal("50"),
+    alerting=True,
+    totals=(
+        Total(
+            flow="work", role="clerk", tier="nano", model="openai:small", calls=6,
+            unknown=2, unbilled=1, denied=5, reserved_usd=Decimal("0.5"),
+            settled_usd=Decimal("0.25"), top_usd=Decimal("2"),
+            usage=Usage(input_tokens=70, output_tokens=30),
+        ),
+    ),
+)  # fmt: skip
+KIND = {"flow": "work", "role": "clerk", "tier": "nano", "model": "openai:small"}
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("lease_valid", {}, 1),
+        ("lease_trouble", {}, 0),
+        ("lease_renewals_total", {}, 9),
+        ("lease_free", {"resource": "usd"}, 1.5),
+        ("lease_free", {"resource": "calls"}, 3),
+        ("lease_reserved", {"resource": "usd"}, 0.25),
+        ("lease_refused_total", {"resource": "calls"}, 4),
+        ("hour_settled_usd", {}, 1.25),
+        ("hour_held_usd", {}, 3),
+        ("hour_cap_usd", {}, 50),
+        ("hour_alerting", {}, 1),
+        ("cost_calls_total", KIND | {"outcome": "billed"}, 3),
+        ("cost_calls_total", KIND | {"outcome": "unknown"}, 2),
+        ("cost_calls_total", KIND | {"outcome": "unbilled"}, 1),
+        ("cost_denied_total", KIND, 5),
+        ("cost_reserved_usd_total", KIND, 0.5),
+        ("cost_settled_usd_total", KIND, 0.25),
+        ("cost_top_tier_usd_total", KIND, 2),
+        ("cost_tokens_total", KIND | {"kind": "input"}, 70),
+        ("cost_tokens_total", KIND | {"kind": "output"}, 30),
+    ],
+)
+def test_lease_and_costs(name: str, labels: dict[str, str], expected: float) -> None:
+    found = value(worker(lease=LEASE), f"tierpool_{name}", fleet="acme", **labels)
+
+    assert expected == found
+
+
+def test_nothing_is_told_of_a_ledger_that_was_never_heard() -> None:
+    silent = worker(lease=LeaseReport(limited=True, trouble="no ledger"))
+
+    assert value(silent, "tierpool_hour_settled_usd", fleet="acme") is None
+    assert 1 == value(silent, "tierpool_lease_trouble", fleet="acme")
+    assert value(worker(), "tierpool_lease_valid", fleet="acme") is None
+
+
+def test_registry_gets_no_totals() -> None:
+    short = worker(lease=LEASE).short()
+
+    assert short.lease is not None
+    assert ((), 9) == (short.lease.totals, short.lease.renewals)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias, TypeVar, get_args
+from collections.abc import Iterator
+from typing import TypeAlias, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -16,15 +16,13 @@ from prometheus_client.registry import Collector
 
 from tierpool import telemetry
 from tierpool.contracts.reports import Bound, PoolReport, WorkerReport
+from tierpool.pools.endpoint.families import Rows, filled
+from tierpool.pools.endpoint.lease_metrics import of_costs, of_lease
 
 __all__ = ["CONTENT_TYPE", "exposition", "merged"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The one format that the Temporal SDK's endpoint writes as well."""
-
-_Rows: TypeAlias = Iterable[tuple[Sequence[str], float]]
-"""Values of a metric's labels, and its value with them."""
-_Simple = TypeVar("_Simple", GaugeMetricFamily, CounterMetricFamily)
 
 _POOL = ("fleet", "pool")
 _BOUNDS: tuple[str, ...] = get_args(Bound)
@@ -77,8 +75,10 @@ class _Reported(Collector):
         self._report = report
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of the process, then those of its pools."""
+        """Yield the metrics of the process, of its lease, then those of its pools."""
         yield from _of_worker(self._report)
+        yield from of_lease(self._report)
+        yield from of_costs(self._report)
         pools = [((self._report.fleet, pool.pool), pool) for pool in self._report.pools]
         yield from _of_instances(pools)
         yield from _of_calls(pools)
@@ -91,22 +91,22 @@ _Pools: TypeAlias = list[tuple[tuple[str, str], PoolReport]]
 def _of_worker(report: WorkerReport) -> Iterator[Metric]:
     serves = ",".join(report.serves)
     about = (report.id, report.fleet, report.version, report.host, serves)
-    yield _filled(
+    yield filled(
         GaugeMetricFamily,
         telemetry.METRIC_WORKER_INFO,
         ("worker", "fleet", "version", "host", "serves"),
         [(about, 1)],
     )
-    yield _filled(
+    yield filled(
         GaugeMetricFamily,
         telemetry.METRIC_WORKER_STATE,
         ("state",),
         [((state,), state == report.state) for state in _STATES],
     )
-    yield _filled(
+    yield filled(
         CounterMetricFamily, telemetry.METRIC_WORKER_CALLS, (), [((), report.calls)]
     )
-    yield _filled(
+    yield filled(
         GaugeMetricFamily,
         telemetry.METRIC_WORKER_SILENT,
         (),
@@ -115,7 +115,7 @@ def _of_worker(report: WorkerReport) -> Iterator[Metric]:
 
 
 def _of_instances(pools: _Pools) -> Iterator[Metric]:
-    yield _filled(
+    yield filled(
         GaugeMetricFamily,
         telemetry.METRIC_POOL_INSTANCES,
         (*_POOL, "state"),
@@ -126,7 +126,7 @@ def _of_instances(pools: _Pools) -> Iterator[Metric]:
         ],
     )
     yield _gauge(telemetry.METRIC_POOL_LIMIT, ((k, p.limit) for k, p in pools))
-    yield _filled(
+    yield filled(
         CounterMetricFamily,
         telemetry.METRIC_POOL_BUILT,
         _POOL,
@@ -155,7 +155,7 @@ def _of_calls(pools: _Pools) -> Iterator[Metric]:
         telemetry.METRIC_POOL_UTILISATION,
         ((key, share) for key, share in shares if share is not None),
     )
-    yield _filled(
+    yield filled(
         CounterMetricFamily,
         telemetry.METRIC_POOL_CALLS,
         (*_POOL, "outcome"),
@@ -176,7 +176,7 @@ def _of_calls(pools: _Pools) -> Iterator[Metric]:
 
 
 def _of_queues(pools: _Pools) -> Iterator[Metric]:
-    yield _filled(
+    yield filled(
         GaugeMetricFamily,
         telemetry.METRIC_POOL_BOUND,
         (*_POOL, "bound"),
@@ -191,14 +191,5 @@ def _of_queues(pools: _Pools) -> Iterator[Metric]:
     )
 
 
-def _gauge(name: str, rows: _Rows) -> GaugeMetricFamily:
-    return _filled(GaugeMetricFamily, name, _POOL, rows)
-
-
-def _filled(
-    kind: type[_Simple], name: str, labels: Sequence[str], rows: _Rows
-) -> _Simple:
-    family = kind(name, telemetry.METRICS[name], labels=labels)
-    for values, value in rows:
-        family.add_metric(values, value)
-    return family
+def _gauge(name: str, rows: Rows) -> GaugeMetricFamily:
+    return filled(GaugeMetricFamily, name, _POOL, rows)

@@ -1,0 +1,93 @@
+"""How `tierpool status` writes the fleet-wide limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from tierpool.contracts.ledger import CALLS, USD
+from tierpool.pools.shared import (
+    ClaimsStatus,
+    ClaimStatus,
+    LedgerStatus,
+    LimitStatus,
+    SharedStatus,
+)
+
+__all__ = ["shared_lines"]
+
+_SHOWN = 5
+_ROLE, _WIP = "role:", "wip:"
+
+
+def shared_lines(shared: SharedStatus) -> list[str]:
+    """Write what the whole fleet has used of its limits, one limit a line."""
+    return [*_of_ledger(shared.ledger), *_of_claims(shared.claims)]
+
+
+def _of_ledger(ledger: LedgerStatus) -> Iterator[str]:
+    if ledger.hour_usd is not None:
+        yield _hour(ledger)
+    for limit in ledger.limits:
+        if limit.resource != USD:
+            yield _limit(limit)
+    if ledger.limits or ledger.lessees:
+        yield f"leases: {ledger.lessees} workers hold one"
+
+
+def _hour(ledger: LedgerStatus) -> str:
+    parts = [f"${_usd(ledger.hour_usd)} settled", f"${_usd(ledger.leased_usd)} leased"]
+    if ledger.cap_usd is not None:
+        parts.append(f"at most ${_usd(ledger.cap_usd)}")
+    if ledger.alert_usd is not None:
+        above = " (above it)" if ledger.alerting else ""
+        parts.append(f"alert at ${_usd(ledger.alert_usd)}{above}")
+    if ledger.told_by_workers:
+        parts.append("as workers heard last")
+    return f"dollars of the hour: {', '.join(parts)}"
+
+
+def _limit(limit: LimitStatus) -> str:
+    waits = f", {limit.waiting} workers wait" if limit.waiting else ""
+    if limit.resource == CALLS:
+        return (
+            f"{limit.name}: {limit.reserved} in use, {limit.leased} leased, "
+            f"of {limit.cap}{waits}"
+        )
+    return (
+        f"{limit.name}: {limit.used:,} used, {limit.leased:,} leased, of {limit.cap:,}"
+        f"{waits}"
+    )
+
+
+def _of_claims(claims: ClaimsStatus) -> Iterator[str]:
+    for name, used, cap, waiting in claims.resources:
+        if cap is None and not used and not waiting:
+            continue
+        of = "" if cap is None else f" of {cap:,}"
+        yield f"{_named(name)}: {used:,}{of} in use, {waiting} waiting"
+    yield from _some("held by", claims.first_held, claims.held)
+    yield from _some("waiting", claims.first_waiting, claims.waiting)
+
+
+def _some(what: str, claims: tuple[ClaimStatus, ...], count: int) -> Iterator[str]:
+    if not count:
+        return
+    named = ", ".join(f"{c.id} ({c.seconds:.0f} s)" for c in claims[:_SHOWN])
+    more = count - min(count, _SHOWN)
+    yield f"claims {what}: {named}" + (f" and {more} more" if more else "")
+
+
+def _named(resource: str) -> str:
+    """Name a resource of claims as agents.yaml does."""
+    if resource.startswith(_ROLE):
+        return f"max_instances of {resource.removeprefix(_ROLE)}"
+    if resource.startswith(_WIP):
+        return f"backpressure {resource.removeprefix(_WIP)}"
+    what, _, role = resource.partition(":")
+    return f"{what}_per_minute of {role}"
+
+
+def _usd(amount: Decimal | None) -> str:
+    """Write an amount to four digits at least, without an exponent."""
+    return f"{amount or Decimal(0):.4f}"
