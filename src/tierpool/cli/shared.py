@@ -12,12 +12,12 @@ from tierpool.pools.shared import (
     LedgerStatus,
     LimitStatus,
     SharedStatus,
+    claimed_as,
 )
 
 __all__ = ["shared_lines"]
 
 _SHOWN = 5
-_ROLE, _WIP = "role:", "wip:"
 
 
 def shared_lines(shared: SharedStatus) -> list[str]:
@@ -65,7 +65,7 @@ def _of_claims(claims: ClaimsStatus) -> Iterator[str]:
         if cap is None and not used and not waiting:
             continue
         of = "" if cap is None else f" of {cap:,}"
-        yield f"{_named(name)}: {used:,}{of} in use, {waiting} waiting"
+        yield f"{claimed_as(name)}: {used:,}{of} in use, {waiting} waiting"
     yield from _some("held by", claims.first_held, claims.held)
     yield from _some("waiting", claims.first_waiting, claims.waiting)
 
@@ -76,16 +76,6 @@ def _some(what: str, claims: tuple[ClaimStatus, ...], count: int) -> Iterator[st
     named = ", ".join(f"{c.id} ({c.seconds:.0f} s)" for c in claims[:_SHOWN])
     more = count - min(count, _SHOWN)
     yield f"claims {what}: {named}" + (f" and {more} more" if more else "")
-
-
-def _named(resource: str) -> str:
-    """Name a resource of claims as agents.yaml does."""
-    if resource.startswith(_ROLE):
-        return f"max_instances of {resource.removeprefix(_ROLE)}"
-    if resource.startswith(_WIP):
-        return f"backpressure {resource.removeprefix(_WIP)}"
-    what, _, role = resource.partition(":")
-    return f"{what}_per_minute of {role}"
 
 
 def _usd(amount: Decimal | None) -> str:

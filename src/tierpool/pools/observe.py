@@ -21,12 +21,8 @@ from tierpool.errors import ServerError
 from tierpool.fleet import TOOLS, LoadedFleet
 from tierpool.leases.applied import applied_limits
 from tierpool.pools.announce import SILENT, announced, living
-from tierpool.pools.shared import (
-    SharedStatus,
-    as_workers_know,
-    notes_on_shared,
-    observe_shared,
-)
+from tierpool.pools.shared import SharedStatus, as_workers_know, observe_shared
+from tierpool.pools.shared_notes import notes_on_shared
 from tierpool.pools.statistics import QueueStatistics, queue_statistics, together
 from tierpool.telemetry import ATTRIBUTE_FLOW, ATTRIBUTE_STATE
 

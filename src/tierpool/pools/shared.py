@@ -10,12 +10,9 @@ from decimal import Decimal
 
 from temporalio.client import Client
 
-from tierpool.budget.claim_limits import claim_limits
 from tierpool.budget.ledger import Ledger, dollars
-from tierpool.budget.limits import fleet_limits
-from tierpool.contracts.claims import ClaimsState
-from tierpool.contracts.ledger import USD, Cap, FleetLimits, LedgerState
-from tierpool.contracts.limits import AppliedLimits
+from tierpool.contracts.claims import ClaimsState, role_of, wip_of
+from tierpool.contracts.ledger import USD, FleetLimits, LedgerState
 from tierpool.contracts.reports import LeaseReport, WorkerReport
 from tierpool.fleet import LoadedFleet
 from tierpool.leases.lease import called
@@ -27,16 +24,17 @@ __all__ = [
     "LedgerStatus",
     "LimitStatus",
     "SharedStatus",
+    "amount_of",
     "as_workers_know",
+    "claimed_as",
     "claims_status",
     "ledger_status",
-    "notes_on_shared",
     "observe_shared",
 ]
 
+_ROLE, _WIP = role_of(""), wip_of("")
 _SHOWN = 20
 """Claims that are told one by one."""
-_RECOVER = "run `tierpool ledger recover`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,8 @@ class LedgerStatus:
     alert_usd: Decimal | None = None
     alerting: bool = False
     limits: tuple[LimitStatus, ...] = ()
+    effective: FleetLimits | None = None
+    """All that it keeps, as it keeps it."""
     lessees: int = 0
     """Workers that hold a valid lease."""
     generation: int = 0
@@ -119,7 +119,6 @@ class SharedStatus:
 
     ledger: LedgerStatus
     claims: ClaimsStatus
-    notes: tuple[str, ...] = ()
 
 
 async def observe_shared(client: Client, fleet: LoadedFleet) -> SharedStatus:
@@ -132,12 +131,7 @@ async def observe_shared(client: Client, fleet: LoadedFleet) -> SharedStatus:
         ask_ledger(client, fleet.name), ask_claims(client, fleet.name)
     )
     now = datetime.now(UTC)
-    notes = []
-    if ledger.answer is not None and ledger.life == "running":
-        notes = _differences(ledger.answer.effective, fleet_limits(fleet))
-    return SharedStatus(
-        ledger_status(ledger, now), claims_status(claims, now), tuple(notes)
-    )
+    return SharedStatus(ledger_status(ledger, now), claims_status(claims, now))
 
 
 def ledger_status(asked: Asked[LedgerState], now: datetime) -> LedgerStatus:
@@ -154,10 +148,10 @@ def ledger_status(asked: Asked[LedgerState], now: datetime) -> LedgerStatus:
         LimitStatus(
             name,
             called(name),
-            _amount(name, ledger.used(name, at)),
-            _amount(name, ledger.held(name)),
-            _amount(name, sum(one.reserved.get(name, 0) for one in living.values())),
-            _amount(name, some[0].amount),
+            amount_of(name, ledger.used(name, at)),
+            amount_of(name, ledger.held(name)),
+            amount_of(name, sum(one.reserved.get(name, 0) for one in living.values())),
+            amount_of(name, some[0].amount),
             sum(1 for one in living.values() if name in one.waits),
         )
         for name, some in caps.items()
@@ -173,6 +167,7 @@ def ledger_status(asked: Asked[LedgerState], now: datetime) -> LedgerStatus:
         alert_usd=ledger.effective.alert_usd,
         alerting=state.alerting,
         limits=limits,
+        effective=ledger.effective,
         lessees=len(living),
         generation=ledger.effective.generation,
         closed_until=_closed(state.closed_until, now),
@@ -234,96 +229,18 @@ def as_workers_know(
     )
 
 
-def notes_on_shared(
-    shared: SharedStatus,
-    fleet: LoadedFleet,
-    reports: Sequence[WorkerReport],
-    applied: AppliedLimits,
-) -> list[str]:
-    """Say what somebody should look at; pure.
-
-    Args:
-        shared: The ledger and the claims.
-        fleet: As this file says.
-        reports: Of the processes that live.
-        applied: Limits that go before those of the file.
-    """
-    ledger, claims = shared.ledger, shared.claims
-    limits = applied.shared or fleet_limits(fleet)
-    roles = applied.claims or claim_limits(fleet)
-    notes = _on_life("ledger", ledger, sorted(map(called, limits.caps)))
-    if claims.life != "none":  # they begin with the first item that needs one
-        notes += _on_life("claims workflow", claims, sorted(roles.caps))
-    notes += _on_leases(reports)
-    return notes if applied.shared else [*notes, *shared.notes]
-
-
-def _on_life(
-    what: str, status: LedgerStatus | ClaimsStatus, limited: Sequence[str]
-) -> list[str]:
-    """Say that nobody keeps limits, and what follows."""
-    names = ", ".join(limited)
-    if status.life == "ended":
-        then = f"nothing begins that needs {names}" if names else "nothing is counted"
-        return [f"the {what} was {status.ended}, and {then}: {_RECOVER}"]
-    if status.life == "none" and names:
-        return [
-            f"no {what} keeps {names} yet: it begins with the first "
-            "`tierpool worker --control`"
-        ]
-    if status.silence and status.life == "running":
-        start = "start one: tierpool worker --control"
-        return [f"the {what} does not answer: {status.silence}; {start}"]
-    if status.closed_until is not None:
-        until = f"{status.closed_until:%Y-%m-%d %H:%M:%S} UTC"
-        return [f"the {what} grants nothing until {until}: {status.closed_why}"]
-    return []
-
-
-def _on_leases(reports: Sequence[WorkerReport]) -> list[str]:
-    """Name workers that have no lease and know why, by reason."""
-    without: dict[str, list[str]] = {}
-    for report in reports:
-        lease = report.lease
-        if lease and lease.limited and not lease.valid and lease.trouble:
-            without.setdefault(lease.trouble, []).append(report.where)
-    return [
-        f"without a valid lease: {', '.join(who)}: {why}"
-        for why, who in without.items()
-    ]
-
-
-def _differences(running: FleetLimits, file: FleetLimits) -> list[str]:
-    """Name limits of the running ledger that this file has otherwise."""
-    if running.generation or running == FleetLimits():
-        return []  # they were applied, or no worker has told of any yet
-    told = [
-        f"{called(name)} is {_told(name, running.caps.get(name))}, "
-        f"here {_told(name, file.caps.get(name))}"
-        for name in sorted(running.caps.keys() | file.caps.keys())
-        if running.caps.get(name) != file.caps.get(name)
-    ]
-    if running.alert_usd != file.alert_usd:
-        here = _money(file.alert_usd)
-        told.append(f"alert_threshold_usd is {_money(running.alert_usd)}, here {here}")
-    if not told:
-        return []
-    return [f"the ledger keeps other limits than this file: {'; '.join(told)}"]
-
-
-def _told(name: str, caps: tuple[Cap, ...] | None) -> str:
-    if not caps:
-        return "not set"
-    amount = _amount(name, caps[0].amount)
-    return f"${amount}" if name == USD else f"{amount:,}"
-
-
-def _money(usd: Decimal | None) -> str:
-    return "not set" if usd is None else f"${usd}"
-
-
-def _amount(resource: str, amount: int) -> Decimal | int:
+def amount_of(resource: str, amount: int) -> Decimal | int:
+    """Return an amount as people count it: USD for money."""
     return dollars(amount) if resource == USD else amount
+
+
+def claimed_as(resource: str) -> str:
+    """Name a resource of claims as agents.yaml does."""
+    if resource.startswith(_ROLE):
+        return f"max_instances of {resource.removeprefix(_ROLE)}"
+    if resource.startswith(_WIP):
+        return f"backpressure {resource.removeprefix(_WIP)}"
+    return called(resource)
 
 
 def _closed(until: float, now: datetime) -> datetime | None:

@@ -37,8 +37,8 @@ from tierpool.pools.shared import (
     as_workers_know,
     claims_status,
     ledger_status,
-    notes_on_shared,
 )
+from tierpool.pools.shared_notes import notes_on_shared
 from tierpool.pools.wip import limit_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -172,6 +172,23 @@ class TestNotes:
         told = said(shared(running(shut), NO_CLAIMS))
 
         assert "the ledger grants nothing until 2026-11-21 12:01:00 UTC" in told
+
+    def test_ended_claims_name_what_they_limit(self) -> None:
+        ended: Asked[ClaimsState] = Asked("c", "ended", how="failed", at=NOW)
+
+        assert "the claims workflow was failed at" in said(
+            shared(running(state()), ended)
+        )
+
+    def test_other_limits_than_in_the_file_are_named(self) -> None:
+        other = fleet_limits(fleet_with(LIMITS.replace("4", "6").replace("10", "20")))
+        status = shared(running(state(effective=other)), NO_CLAIMS)
+
+        told = said(status)
+        assert "max_concurrent is 6, here 4" in told
+        assert "max_cost_per_hour_usd is $20, here $10" in told
+        applied = AppliedLimits(id="x", shared=other)
+        assert "" == said(status, applied=applied)
 
     def test_workers_without_a_lease_are_named_by_reason(self) -> None:
         lost = LeaseReport(limited=True, trouble="no answer")

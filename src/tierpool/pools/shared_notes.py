@@ -1,0 +1,117 @@
+"""What somebody should look at in the fleet-wide limits; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from tierpool.budget.claim_limits import claim_limits
+from tierpool.budget.ledger import dollars
+from tierpool.budget.limits import fleet_limits
+from tierpool.contracts.ledger import USD, Cap, FleetLimits
+from tierpool.contracts.limits import AppliedLimits
+from tierpool.contracts.reports import WorkerReport
+from tierpool.fleet import LoadedFleet
+from tierpool.leases.lease import called
+from tierpool.pools.shared import (
+    ClaimsStatus,
+    LedgerStatus,
+    SharedStatus,
+    claimed_as,
+)
+
+__all__ = ["notes_on_shared"]
+
+_RECOVER = "run `tierpool ledger recover`"
+
+
+def notes_on_shared(
+    shared: SharedStatus,
+    fleet: LoadedFleet,
+    reports: Sequence[WorkerReport],
+    applied: AppliedLimits,
+) -> list[str]:
+    """Say what somebody should look at.
+
+    Args:
+        shared: The ledger and the claims.
+        fleet: As this file says.
+        reports: Of the processes that live.
+        applied: Limits that go before those of the file.
+    """
+    ledger, claims = shared.ledger, shared.claims
+    limits = applied.shared or fleet_limits(fleet)
+    roles = applied.claims or claim_limits(fleet)
+    notes = _on_life("ledger", ledger, sorted(map(called, limits.caps)))
+    if claims.life != "none":  # they begin with the first item that needs one
+        notes += _on_life(
+            "claims workflow", claims, sorted(map(claimed_as, roles.caps))
+        )
+    notes += _on_leases(reports)
+    if ledger.life == "running" and ledger.effective and not applied.shared:
+        notes += _differences(ledger.effective, fleet_limits(fleet))
+    return notes
+
+
+def _on_life(
+    what: str, status: LedgerStatus | ClaimsStatus, limited: Sequence[str]
+) -> list[str]:
+    """Say that nobody keeps limits, and what follows."""
+    names = ", ".join(limited)
+    if status.life == "ended":
+        then = f"nothing begins that needs {names}" if names else "nothing is counted"
+        return [f"the {what} was {status.ended}, and {then}: {_RECOVER}"]
+    if status.life == "none" and names:
+        return [
+            f"no {what} keeps {names} yet: it begins with the first "
+            "`tierpool worker --control`"
+        ]
+    if status.silence and status.life == "running":
+        start = "start one: tierpool worker --control"
+        return [f"the {what} does not answer: {status.silence}; {start}"]
+    if status.closed_until is not None:
+        until = f"{status.closed_until:%Y-%m-%d %H:%M:%S} UTC"
+        return [f"the {what} grants nothing until {until}: {status.closed_why}"]
+    return []
+
+
+def _on_leases(reports: Sequence[WorkerReport]) -> list[str]:
+    """Name workers that have no lease and know why, by reason."""
+    without: dict[str, list[str]] = {}
+    for report in reports:
+        lease = report.lease
+        if lease and lease.limited and not lease.valid and lease.trouble:
+            without.setdefault(lease.trouble, []).append(report.where)
+    return [
+        f"without a valid lease: {', '.join(who)}: {why}"
+        for why, who in without.items()
+    ]
+
+
+def _differences(running: FleetLimits, file: FleetLimits) -> list[str]:
+    """Name limits of the running ledger that this file has otherwise."""
+    if running.generation or running == FleetLimits():
+        return []  # they were applied, or no worker has told of any yet
+    told = [
+        f"{called(name)} is {_told(name, running.caps.get(name))}, "
+        f"here {_told(name, file.caps.get(name))}"
+        for name in sorted(running.caps.keys() | file.caps.keys())
+        if running.caps.get(name) != file.caps.get(name)
+    ]
+    if running.alert_usd != file.alert_usd:
+        here = _money(file.alert_usd)
+        told.append(f"alert_threshold_usd is {_money(running.alert_usd)}, here {here}")
+    if not told:
+        return []
+    return [f"the ledger keeps other limits than this file: {'; '.join(told)}"]
+
+
+def _told(name: str, caps: tuple[Cap, ...] | None) -> str:
+    if not caps:
+        return "not set"
+    amount = caps[0].amount
+    return _money(dollars(amount)) if name == USD else f"{amount:,}"
+
+
+def _money(usd: Decimal | None) -> str:
+    return "not set" if usd is None else f"${usd.normalize():f}"
