@@ -173,6 +173,8 @@ class _Run:
         end = time.monotonic() + RUN_WITHIN_S
         while len(killed) < plan.kills and time.monotonic() < end:
             await asyncio.sleep(0.3)
+            if self.fleet.ready < plan.processes - 1:
+                continue
             busiest = await self.fleet.busiest()
             if busiest is None:
                 continue

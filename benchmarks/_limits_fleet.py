@@ -24,6 +24,7 @@ from tierpool.devserver import EmbeddedServer, embedded_server
 
 __all__ = ["LimitsFile", "Machines", "Server", "machines", "server"]
 
+
 @dataclass(frozen=True, slots=True)
 class LimitsFile:
     """What a fleet file says; keys as there, None or empty leaves them out."""
@@ -189,6 +190,11 @@ class Machines:
             await stack.aclose()
             raise
         return _Place(stack, process)
+
+    @property
+    def ready(self) -> int:
+        """Count the pool processes that poll."""
+        return sum(place is not None for place in self._pools)
 
     async def busiest(self) -> int | None:
         """Return the pool process with the most calls by its place, if any has one."""

@@ -22,7 +22,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
 
 from tierpool import TierpoolPlugin, load_fleet
-from tierpool.contracts import AgentRequest
+from tierpool.contracts import AgentRequest, PartRef
 
 __all__ = ["run_own", "waited_s"]
 
@@ -91,6 +91,7 @@ async def _occupied(
 ) -> AsyncIterator[Occupied]:
     """Read a history; attempts that had not ended are left out."""
     events: dict[int, HistoryEvent] = {}
+    labels: dict[str, str] = {}
     async for event in handle.fetch_history_events():
         events[event.event_id] = event
         if event.event_type not in ENDS:
@@ -104,8 +105,18 @@ async def _occupied(
         [request] = await client.data_converter.decode(
             its.input.payloads, [AgentRequest]
         )
-        found = re.search(LABEL, request.messages[0].text or "")
-        yield Occupied(found[0] if found else "", _at(begun), _at(event))
+        yield Occupied(_label(request, labels), _at(begun), _at(event))
+
+
+def _label(request: AgentRequest, known: dict[str, str]) -> str:
+    """Return the part of an attempt; a later one names its text by hash alone."""
+    message = request.messages[0]
+    if message.text is None:
+        return known.get(message.part.hash, "") if message.part else ""
+    found = re.search(LABEL, message.text)
+    label = found[0] if found else ""
+    known[PartRef.of(message.text).hash] = label
+    return label
 
 
 def _at(event: HistoryEvent) -> float:

@@ -21,8 +21,8 @@ from rich.table import Table
 
 CALM = Plan("calm", Decimal("4.0"))
 FEW = Plan("few-kills", Decimal("4.0"), kills=24)
-STORM = Plan("storm", Decimal("2.5"), kills=90, server_kills=3, hour_s=30)
-GALE = Plan("gale", Decimal("2.5"), kills=90, server_kills=2, hour_s=30)
+STORM = Plan("storm", Decimal("2.5"), kills=95, server_kills=3, hour_s=30)
+GALE = Plan("gale", Decimal("2.5"), kills=95, server_kills=2, hour_s=30)
 PLANS = {plan.name: plan for plan in (CALM, FEW, STORM, GALE)}
 QUICK = {
     "calm": Plan("calm", Decimal("1.0")),

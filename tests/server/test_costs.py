@@ -152,6 +152,8 @@ async def test_own_workflows_and_running_items_are_among_the_items(
 
     told = await costs(tierpool, "--by", "item")
     ran = await tierpool("costs", "--by", "item")
+    await under_way.terminate()
+    after = await costs(tierpool, "--by", "item")
     gate.set()
 
     calls = {handle.id: 1, denied.id: 1, under_way.id: 1}
@@ -160,6 +162,12 @@ async def test_own_workflows_and_running_items_are_among_the_items(
         told["closed_items"],
         told["running_items"],
         told["unasked_items"],
+    )
+    assert calls == {row["key"]: row["calls"] for row in after["rows"]}
+    assert (3, 0, 0) == (
+        after["closed_items"],
+        after["running_items"],
+        after["unasked_items"],
     )
     (denial,) = told["denials"]
     assert ("judge", "premium", 1) == (denial["role"], denial["tier"], denial["times"])

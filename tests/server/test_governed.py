@@ -449,3 +449,23 @@ async def test_python_role_waits_for_money_that_comes_back(running: Start) -> No
 
     assert ["paid", "paid"] == answers
     assert 2 * LITTLE_USD == after.cost_usd
+
+
+async def test_fleet_wide_money_is_the_same_for_activities(running: Start) -> None:
+    """They take the process's lease, too; what does not fit is refused by name, unsent."""
+    cap = WORST * Decimal("2.5")
+    limits = f"guardrails: {{max_cost_per_hour_usd: {cap:f}, on_exhausted: fail}}"
+    roles = ROLES.replace("guardrails: {max_cost_per_workflow_usd: CAP}", limits)
+    its = await running(roles, served=Served(control=True))
+    its.provider.default(ALL)
+
+    async with asking(its, [an_ask(its, attempts=1)] * 6) as handle:
+        answers = await told(handle)
+        after = await costs(handle)
+
+    assert 2 == its.provider.accounting.calls
+    refused = [answer for answer in answers if answer.error]
+    assert {"LeaseShort"} == {answer.error for answer in refused}
+    assert 4 == len(refused)
+    assert all("max_cost_per_hour_usd" in answer.why for answer in refused)
+    assert (2 * WORST, Decimal(0)) == (after.cost_usd, after.reserved_usd)

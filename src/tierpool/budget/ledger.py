@@ -236,6 +236,7 @@ class Ledger:
             capped=tuple(self.effective.caps),
             valid=self._valid(request, now),
             period=self._period(now),
+            lessees=len(self.alive(now)),
             batch=lessee.batch,
             send_limits=lessee.limits not in self.limits,
             closed=self.closed_why if shut else "",

@@ -184,6 +184,8 @@ class RenewalAnswer(Wire):
     """Seconds from the sending of the renewal on."""
     period: float = 1.0
     """Seconds after which the next renewal should come."""
+    lessees: int = 0
+    """How many hold a valid lease."""
     batch: int = 0
     """Last batch of totals that is booked."""
     send_limits: bool = False

@@ -40,6 +40,8 @@ __all__ = ["Held", "LeaseAgent", "LeaseView", "boot_time"]
 
 _PATIENCE = 1.0
 """Seconds that a call waits for a renewal."""
+_FIRST_SECONDS = 5.0
+"""Workers wait so long for their first lease before they poll."""
 _LONGEST_HINT = 120.0
 _COME_BACK = 2.0
 
@@ -132,6 +134,10 @@ class LeaseAgent:
         if self._users == 1:
             self._work = asyncio.create_task(self._keeper.keep(client))
         try:
+            if self.limited:  # a call that comes first would not find a lease
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_FIRST_SECONDS):
+                        await self._keeper.asked.wait()
             yield
         finally:
             self._users -= 1

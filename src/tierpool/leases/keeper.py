@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 from temporalio.client import Client
 
+from tierpool.contracts.ledger import RenewalAnswer
 from tierpool.fleet import LoadedFleet
 from tierpool.leases.books import Books, last_renewal
 from tierpool.leases.lease import Lease
@@ -27,6 +28,8 @@ _JITTER = 0.2
 _SLOW_SHARE = 0.5
 """A renewal that takes more of its period than this makes the period longer."""
 _SLOW_SECONDS = 1.0
+_UPDATES_AT_A_TIME = 10
+"""Of one workflow, unless the server is told otherwise."""
 _LONGEST_PERIOD = 10.0
 _AGAIN_SECONDS = (0.2, 5.0)
 _COUNT_AGAIN_SECONDS = 60.0
@@ -48,6 +51,8 @@ class Keeper:
     """Called when calls may begin that could not before."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when something has happened to the lease."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the ledger has answered, or is known not to."""
     trouble: str = ""
     """Why no lease can be had; empty if all is well."""
     renewals: int = 0
@@ -66,6 +71,7 @@ class Keeper:
         """Renew while there is something to do, until cancelled."""
         self._books = books = Books(self.fleet, client)
         lessee, in_vain = books.begin(), 0
+        self.lease.changed = self.lease.limited  # so that the ledger knows of it
         while True:
             due = await self._until_due()
             try:
@@ -144,24 +150,27 @@ class Keeper:
             lease.begin_anew()
             return False
         lease.answered(sent, answer, self.clock())
-        self._pace(self.clock() - began, answer.period)
+        self._pace(self.clock() - began, answer)
+        self.asked.set()
         if self.trouble and not answer.closed:
             _log.info("lease.recovered")
         self.trouble = answer.closed
         self.changed()
         return True
 
-    def _pace(self, took: float, period: float) -> None:
+    def _pace(self, took: float, answer: RenewalAnswer) -> None:
         """Renew less often while the ledger is slow."""
         if took <= _SLOW_SHARE * self._period:
-            self._period = max(period, 0.9 * self._period)
+            self._period = max(answer.period, 0.9 * self._period)
             return
         self._period = min(_LONGEST_PERIOD, max(2 * self._period, 2 * took))
-        if took > _SLOW_SECONDS and not self._told_slow:
+        crowded = answer.lessees > _UPDATES_AT_A_TIME
+        if took > _SLOW_SECONDS and crowded and not self._told_slow:
             self._told_slow = True
             _log.warning(
                 "lease.slow",
                 seconds=round(took, 1),
+                lessees=answer.lessees,
                 hint="many workers renew at once: set history.maxInFlightUpdates of "
                 "the Temporal server to 500 (10 by default)",
             )
@@ -177,6 +186,7 @@ class Keeper:
         if reason != self.trouble:
             _log.warning("lease.lost", reason=reason)
         self.trouble = reason
+        self.asked.set()
         self.changed()
         least, most = _AGAIN_SECONDS
         pause = min(most, least * 2.0 ** min(in_vain, 10))

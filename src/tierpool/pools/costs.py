@@ -126,22 +126,18 @@ def costs_report(
         items: Ended in that time, or running; all that they ever cost.
         tiers: Names, in the order of the file.
         refused: See `CostsReport`.
-        notes: What to tell besides.
+        notes: More to tell.
     """
+    of_items = by == "item" or ledger is None
     hours = [h for h in ledger.hours if h.hour >= begin] if ledger else []
-    if by == "item" or ledger is None:
-        source: Literal["ledger", "items"] = "items"
-        pairs = _of_items(items.costs, by)
-    else:
-        source = "ledger"
-        pairs = _of_hours(hours, by)
+    pairs = _of_items(items.costs, by) if of_items else _of_hours(hours, by)
     told = [total for _, total in pairs]
     total = _row("", _sum(told))
     return CostsReport(
         fleet=fleet,
         begin=begin,
         by=by,
-        source=source,
+        source="items" if of_items else "ledger",
         rows=_rows(pairs, by, tiers),
         total=total,
         tiers=_mix(told, tiers),

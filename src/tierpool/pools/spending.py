@@ -105,44 +105,46 @@ async def _items(
     if types:
         named = ", ".join(f"'{name}'" for name in types)
         where = f"({where} OR WorkflowType IN ({named}))"
-    ended: list[ClosingCosts] = []
-    broken: list[WorkflowExecution] = []
-    notes = []
+    since = f"CloseTime >= '{begin:%Y-%m-%dT%H:%M:%SZ}'"
     try:
-        closed = [
-            run
-            async for run in client.list_workflows(
-                f"{where} AND CloseTime >= '{begin:%Y-%m-%dT%H:%M:%SZ}'", limit=_LISTED
-            )
-            if run.status is not WorkflowExecutionStatus.CONTINUED_AS_NEW
-        ]
-        running = [
-            run
-            async for run in client.list_workflows(
-                f"{where} AND ExecutionStatus = 'Running'", limit=_LISTED
-            )
-        ]
+        closed = await _list(client, f"{where} AND {since}")
+        running = await _list(client, f"{where} AND ExecutionStatus = 'Running'")
     except RPCError as error:
         if error.status is not RPCStatusCode.UNIMPLEMENTED:
             raise
         return ItemsSeen(notes=("this server lists no workflows: no items are known",))
+    left: list[ClosingCosts] = []
+    broken: list[WorkflowExecution] = []
+    strangers = 0
     for run in closed:
-        left = await _left(run)
-        if left is not None:
-            ended += [left] if left.fleet == fleet.name else []
+        memo = await _left(run)
+        if memo is not None and memo.fleet != fleet.name:
+            strangers += 1  # another fleet has workflows of this type, too
+        elif memo is not None:
+            left.append(memo)
         elif run.status is not WorkflowExecutionStatus.COMPLETED:
             broken.append(run)
     told, unasked = await _ask(client, fleet, [*broken, *running])
-    for what, found in (("ended", closed), ("running", running)):
-        if len(found) >= _LISTED:
-            notes.append(f"of the {what} items only {_LISTED:,} were looked at")
     return ItemsSeen(
-        costs=(*ended, *told),
-        closed=len(closed),
+        costs=(*left, *told),
+        closed=len(closed) - strangers,
         running=len(running),
         unasked=unasked,
-        notes=tuple(notes),
+        notes=tuple(
+            f"of the {what} items only {_LISTED:,} were looked at"
+            for what, found in (("ended", closed), ("running", running))
+            if len(found) >= _LISTED
+        ),
     )
+
+
+async def _list(client: Client, query: str) -> list[WorkflowExecution]:
+    """List executions; one that goes on in another run counts once."""
+    return [
+        run
+        async for run in client.list_workflows(query, limit=_LISTED)
+        if run.status is not WorkflowExecutionStatus.CONTINUED_AS_NEW
+    ]
 
 
 async def _left(run: WorkflowExecution) -> ClosingCosts | None:
