@@ -33,7 +33,8 @@ IN_FLIGHT = 60
 QUIET_S = 5.0
 """The cap is used up when no call has begun for so long."""
 RUN_WITHIN_S = 150
-END_WITHIN_S = 90
+END_WITHIN_S = 150
+"""An item may have been told to look again in two minutes."""
 NOTICED_S = 2.0
 
 MAX_OUTPUT_TOKENS = 1000
@@ -56,6 +57,8 @@ class Plan:
     """Of workers."""
     server_kills: int = 0
     hour_s: float = HOUR_S
+    checks_leaks: bool = False
+    """Whether a fresh load comes once the window has passed."""
     processes: int = 4
     instances: int = 8
 
@@ -113,8 +116,22 @@ def _usd(call: Served) -> Decimal:
     return call.usd
 
 
-async def run_plan(plan: Plan, scratch: Path) -> Ran:
-    """Start everything, let it happen, and look at what is left."""
+async def run_plan(plan: Plan, scratch: Path, calm: asyncio.Event) -> Ran:
+    """Start everything, let it happen, and look at what is left.
+
+    Args:
+        plan: What happens.
+        scratch: Folder for files.
+        calm: Set when nothing is left to be done but to wait for items, so that
+            the next run can begin.
+    """
+    try:
+        return await _run_plan(plan, scratch, calm)
+    finally:
+        calm.set()
+
+
+async def _run_plan(plan: Plan, scratch: Path, calm: asyncio.Event) -> Ran:
     progress(f"{plan.name}: {plan.kills} kills, {plan.server_kills} of the server")
     folder = scratch / plan.name
     folder.mkdir()
@@ -133,8 +150,10 @@ async def run_plan(plan: Plan, scratch: Path) -> Ran:
                 pools=plan.processes,
                 others=("--control", "--flows"),
             ) as fleet:
-                run = _Run(plan, folder, temporal, books, fleet, client)
-                return await run.through()
+                run = _Run(plan, folder, temporal, books, fleet, client, calm)
+                ran = await run.through()
+    progress(f"{plan.name}: {ran.ratio:.4f} of the cap, items {dict(ran.ended)}")
+    return ran
 
 
 @dataclass
@@ -147,6 +166,7 @@ class _Run:
     books: Books
     fleet: Machines
     client: Client
+    calm: asyncio.Event
 
     async def through(self) -> Ran:
         """Go through the phases."""
@@ -157,11 +177,14 @@ class _Run:
         if not plan.rolls:
             await self._quiet()
         await items.end()
+        progress(f"{plan.name}: {len(killed)} killed; the cap is raised")
         ran.calls = await self.books.calls()
         ran.mid_call = sum(1 for at in killed if _broke_off(ran.calls, at))
         await self._apply(100 * plan.cap_usd, "raised")
+        if not plan.checks_leaks:
+            self.calm.set()
         ran.ended = await items.results(END_WITHIN_S)
-        if plan.rolls:
+        if plan.checks_leaks:
             ran.fresh, more = await self._after_the_window()
             ran.ended += more
         return ran

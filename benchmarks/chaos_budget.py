@@ -9,6 +9,7 @@ file for what is measured and why.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ from rich.table import Table
 
 CALM = Plan("calm", Decimal("4.0"))
 FEW = Plan("few-kills", Decimal("4.0"), kills=24)
-STORM = Plan("storm", Decimal("2.5"), kills=95, server_kills=3, hour_s=30)
+STORM = Plan(
+    "storm", Decimal("2.5"), kills=95, server_kills=3, hour_s=30, checks_leaks=True
+)
 GALE = Plan("gale", Decimal("2.5"), kills=95, server_kills=2, hour_s=30)
 PLANS = {plan.name: plan for plan in (CALM, FEW, STORM, GALE)}
 QUICK = {
@@ -33,14 +36,21 @@ UNUSED_KILLED = 0.08
 
 
 async def measure(args: argparse.Namespace) -> list[Ran]:
-    """Let all runs happen, one after the other."""
+    """Let all runs happen; one begins when the one before only waits for its items."""
     plans = QUICK if args.quick else PLANS
+    running: list[asyncio.Task[Ran]] = []
     with tempfile.TemporaryDirectory(prefix="tierpool-bench-", dir=MEMORY) as folder:
-        return [
-            await run_plan(plans[name], Path(folder))
-            for name in args.runs
-            if name in plans
-        ]
+        try:
+            for name in (one for one in args.runs if one in plans):
+                calm = asyncio.Event()
+                run = run_plan(plans[name], Path(folder), calm)
+                running.append(asyncio.create_task(run))
+                await calm.wait()
+            return [await one for one in running]
+        finally:
+            for one in running:
+                one.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
 
 COLUMNS = (
@@ -102,6 +112,7 @@ def verdict(found: Sequence[Ran]) -> dict[str, Target]:
         # a share of the cap that a fresh load cannot use, though a calm one could
         leaked = max(0.0, max(after) - UNUSED_CALM)
         targets["leaked_after_the_window"] = Target(leaked, 0)
+    if len(found) == len(PLANS):
         mid_call = sum(one.mid_call for one in found)
         targets["kills_in_the_middle_of_calls"] = Target(mid_call, 200, at_least=True)
     return targets

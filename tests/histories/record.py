@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,9 +25,19 @@ from temporalio.worker import Worker
 from tests.histories.own_workflow import OWN, Book, RoutedWriter
 
 from tierpool import TierpoolPlugin, load_fleet, start_flow
-from tierpool.client import ItemHandle, fleet_of
+from tierpool.client import ItemHandle, fleet_of, lease_of
 from tierpool.contracts import HumanDecision, ItemStatus, Usage
 from tierpool.contracts.claims import CLAIMS_QUERY, ClaimsState, claims_id
+from tierpool.contracts.ledger import (
+    CALLS,
+    LEDGER_QUERY,
+    NANO,
+    USD,
+    Cap,
+    FleetLimits,
+    LedgerState,
+    ledger_id,
+)
 from tierpool.contracts.limits import LimitsRequest
 from tierpool.pools.apply import apply_limits, pool_limits
 from tierpool.testing import (
@@ -215,13 +227,36 @@ async def claims(client: Client, provider: ScriptedProvider) -> Any:
     return handle
 
 
+async def ledger(client: Client, provider: ScriptedProvider) -> Any:
+    """Lease money and calls, run out of both, and raise an alert."""
+    usage = Usage(input_tokens=500, output_tokens=500)
+    provider.script(Reply("plan", usage=usage), verdict("approve"))
+    shared = FleetLimits(
+        caps={
+            USD: (Cap(amount=NANO // 10, seconds=3600.0, bucket=60.0),),
+            CALLS: (Cap(amount=2),),
+        },
+        alert_usd=Decimal("0.001"),
+    )
+    await apply_limits(client, "recorded", LimitsRequest(shared=shared), "recorder")
+    lease_of(client).follow(shared.model_copy(update={"generation": 1}))
+    item = await start_flow(client, "reviewed", DOUBTFUL, id="recorded-leased")
+    await item.result()
+    handle = client.get_workflow_handle(ledger_id("recorded"))
+    while not (await handle.query(LEDGER_QUERY, result_type=LedgerState)).alerts:  # noqa: ASYNC110
+        await asyncio.sleep(0.3)
+    await asyncio.sleep(5)  # the lease is given back
+    await handle.terminate("recorded")
+    return handle
+
+
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
     {
         made.__name__: made
         for made in (
             *(reviewed, verified, released, troubled, cancelled, routed),
             *(paused, denied, shared, chapter, passed_by, limited),
-            *(claimed, claims, closed),
+            *(claimed, claims, closed, ledger),
         )
     }
 )
@@ -243,6 +278,7 @@ def _without_traces(value: Any) -> Any:
 
 async def record(names: list[str]) -> None:
     """Play scenarios and write what happened."""
+    socket.gethostname = lambda: "recorder"  # lessees tell the ledger where they are
     async with dev_server() as server, ScriptedProvider() as provider:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "agents.yaml"

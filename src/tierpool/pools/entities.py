@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -46,14 +47,21 @@ class Asked(Generic[T]):
 
 
 async def ask_ledger(
-    client: Client, fleet: str, patience: timedelta = QUICKLY
+    client: Client, fleet: str, patience: timedelta = QUICKLY, *, hours: bool = True
 ) -> Asked[LedgerState]:
     """Ask the ledger of a fleet for everything.
+
+    Args:
+        client: Of the fleet's server.
+        fleet: Its name.
+        patience: How long the answer may take.
+        hours: Whether the totals of all hours are wanted: they may be long.
 
     Raises:
         RPCError: if the server does not answer.
     """
-    return await _ask(client, ledger_id(fleet), LEDGER_QUERY, LedgerState, patience)
+    id = ledger_id(fleet)
+    return await _ask(client, id, LEDGER_QUERY, LedgerState, patience, hours)
 
 
 async def ask_claims(
@@ -68,7 +76,12 @@ async def ask_claims(
 
 
 async def _ask(
-    client: Client, id: str, query: str, kind: type[T], patience: timedelta
+    client: Client,
+    id: str,
+    query: str,
+    kind: type[T],
+    patience: timedelta,
+    *args: object,
 ) -> Asked[T]:
     try:
         known = await client.get_workflow_handle(id).describe(rpc_timeout=_DESCRIBE)
@@ -80,7 +93,7 @@ async def _ask(
     at = known.start_time if running else known.close_time
     status = known.status.name.lower() if known.status else "ended"
     handle = client.get_workflow_handle(id, run_id=known.run_id)
-    answer, silence = await _query(handle, query, kind, patience)
+    answer, silence = await _query(handle, query, kind, patience, args)
     return Asked(
         id,
         "running" if running else "ended",
@@ -96,13 +109,14 @@ async def _query(
     query: str,
     kind: type[T],
     patience: timedelta,
+    args: Sequence[object],
 ) -> tuple[T | None, str]:
     """Return the answer, or why there is none."""
     seconds = patience.total_seconds()
     try:
         async with asyncio.timeout(seconds + 0.5):
             answer: T = await handle.query(
-                query, result_type=kind, rpc_timeout=patience
+                query, args=args, result_type=kind, rpc_timeout=patience
             )
     except WorkflowQueryFailedError as error:
         return None, f"it cannot tell: {error}"

@@ -128,7 +128,7 @@ async def observe_shared(client: Client, fleet: LoadedFleet) -> SharedStatus:
         RPCError: if the server does not answer.
     """
     ledger, claims = await asyncio.gather(
-        ask_ledger(client, fleet.name), ask_claims(client, fleet.name)
+        ask_ledger(client, fleet.name, hours=False), ask_claims(client, fleet.name)
     )
     now = datetime.now(UTC)
     return SharedStatus(ledger_status(ledger, now), claims_status(claims, now))

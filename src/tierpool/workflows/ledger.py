@@ -65,10 +65,12 @@ class LedgerWorkflow:
         return answer.model_copy(update={"alerting": self._alerting})
 
     @workflow.query(name=LEDGER_QUERY, description="all leases, and what was used")
-    def state(self) -> LedgerState:
-        """Return everything."""
-        return self._ledger.state().model_copy(
+    def state(self, hours: bool = True) -> LedgerState:
+        """Return everything; the totals of the hours, which may be long, if asked."""
+        known = self._ledger.state()
+        return known.model_copy(
             update={
+                "hours": known.hours if hours else (),
                 "alerting": self._alerting,
                 "alerts": tuple(self._alerts),
                 "untold": tuple(self._untold),
