@@ -32,6 +32,10 @@ flows:
 ALL = Served(flows=True, pools=("nano", "standard"), control=True)
 USAGE = Usage(input_tokens=600, output_tokens=700)
 """Costs 0.002 USD on nano; the worst case of a call is about 0.0027."""
+DOUBTFUL = (
+    "Please:\n- rename the field\n- move the button\n- explain why\nx = compute(1)"
+)
+"""Neither plainly easy nor hard: goes to the tier standard."""
 HOUR = "guardrails: {max_cost_per_hour_usd: CAP, on_exhausted: MODE}"
 
 
@@ -104,18 +108,19 @@ async def test_fleet_that_fails_denies_what_the_hour_does_not_pay_for(
 
 async def test_fleet_that_downgrades_goes_a_tier_down(running: Start) -> None:
     """What the dear tier cannot have any more, the cheap one may."""
-    fleet = await running(
-        roles(capped("0.03", "downgrade"), tier="{min: nano, max: standard}"),
-        served=ALL,
-    )
+    tier = "{min: nano, max: standard}"
+    fleet = await running(roles(capped("0.03", "downgrade"), tier=tier), served=ALL)
     fleet.provider.default(Reply("well", usage=USAGE))
 
-    item = await fleet.start("writing", "Please explain why this works at length")
-    result = await item.result()
-    costs = await item.query("costs", result_type=ItemCosts)
+    tiers = []
+    for _ in range(2):
+        item = await fleet.start("writing", DOUBTFUL)
+        assert (await item.result()).state == "done"
+        costs = await item.query("costs", result_type=ItemCosts)
+        tiers.append(costs.attempts[-1].tier)
 
-    assert result.state == "done"
-    assert costs.attempts[-1].tier in ("nano", "standard")
+    assert tiers == ["standard", "nano"]
+    assert "max_cost_per_hour_usd" in costs.attempts[-1].reason
 
 
 async def test_call_above_the_whole_cap_is_denied_at_once(running: Start) -> None:

@@ -116,7 +116,9 @@ class Account:
 
     def counters(self, now: float) -> dict[str, Counter]:
         """Count up what is told with the next renewal."""
-        return {name: self._counter(name, now) for name in sorted(self.holdings)}
+        told = self.capped | {USD}  # money is counted without a limit, too
+        names = sorted(self.holdings.keys() & told)
+        return {name: self._counter(name, now) for name in names}
 
     def answered(self, number: int, answer: RenewalAnswer) -> None:
         """Take what the ledger grants with its answer to a renewal."""
