@@ -6,6 +6,7 @@ Server and workers can be killed with SIGKILL and are started again in their pla
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -221,7 +222,10 @@ class Machines:
 
     async def _restart(self, number: int, place: _Place) -> None:
         await place.stack.aclose()
-        self._pools[number] = await self._pool()
+        while self._pools[number] is None:
+            # as a supervisor does: it cannot start while the server is away
+            with contextlib.suppress(RuntimeError):
+                self._pools[number] = await self._pool()
 
     async def all_back(self) -> None:
         """Wait until every process that was killed has its successor."""

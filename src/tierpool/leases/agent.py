@@ -166,7 +166,10 @@ class LeaseAgent:
             return True
         if self.trouble and not self._lease.valid(now):
             return False
-        return self._lease.covers(queue, coming, now)
+        if self._lease.covers(queue, coming, now):
+            return True
+        self._keeper.wake.set()
+        return False
 
     def holds_back(self, queue: str) -> tuple[str, str]:
         """Return the resource that keeps calls of a queue waiting, and why.

@@ -33,7 +33,7 @@ _ASK_AGAIN = 10.0
 _HUNGRY_SECONDS = 5.0
 _EARLY = 0.2
 """Of a period: so soon may a renewal come again when what is free runs out."""
-_AHEAD, _AHEAD_SECONDS = 3.0, 3.0
+_AHEAD, _AHEAD_SECONDS = 4.0, 3.0
 """A lease is to last for so many calls, and for so long."""
 
 
@@ -100,8 +100,8 @@ class Lease:
     def covers(self, queue: str, coming: int, now: float) -> bool:
         """Tell whether one more call of a queue may come from the server.
 
-        While nothing is known to be short, one may come without a lease, and
-        asks for it then. A queue that may not is asked for with each renewal.
+        To an idle process one may come without a lease, and asks for it then. Of
+        a process at work none does: the queue is asked for with each renewal.
 
         Args:
             queue: Task queue of a model; empty for tools.
@@ -116,10 +116,11 @@ class Lease:
             for name, amount in usual.items()
         ):
             return True
-        if queue in self._hungry or self.blocked_by(queue, now):
-            self.hungry(queue, now)
-            return False
-        return coming == 0
+        idle = now - self.called_at >= _IDLE_SECONDS and not self.waiting
+        if idle and queue not in self._hungry and not self.blocked_by(queue, now):
+            return coming == 0
+        self.hungry(queue, now)
+        return False
 
     def hungry(self, queue: str, now: float) -> None:
         """Note that calls of a queue would begin if they could."""
