@@ -32,7 +32,7 @@ timeout, what a worker adds to it, and the last renewal's validity."""
 IN_FLIGHT = 60
 QUIET_S = 5.0
 """The cap is used up when no call has begun for so long."""
-RUN_WITHIN_S = 150
+RUN_WITHIN_S = 200
 END_WITHIN_S = 150
 """An item may have been told to look again in two minutes."""
 NOTICED_S = 2.0
@@ -99,6 +99,16 @@ class Ran:
         """Return the share of the cap that was left when it was used up."""
         spent = Decimal(highest(self.calls, _usd, self.plan.hour_s))
         return float(1 - spent / self.plan.cap_usd)
+
+    @property
+    def unknown(self) -> float:
+        """Return the share of the cap that killed calls are charged for nothing.
+
+        Nobody knows what they came to, so they are charged their worst case.
+        """
+        worst = TERMS.cost(0, MAX_OUTPUT_TOKENS)
+        extra = sum((worst - c.usd for c in self.calls if c.aborted), Decimal(0))
+        return float(extra / self.plan.cap_usd)
 
     @property
     def unused_after(self) -> float:
@@ -196,7 +206,7 @@ class _Run:
         end = time.monotonic() + RUN_WITHIN_S
         while len(killed) < plan.kills and time.monotonic() < end:
             await asyncio.sleep(0.3)
-            if self.fleet.ready < plan.processes - 1:
+            if self.fleet.ready < plan.processes // 2:
                 continue
             busiest = await self.fleet.busiest()
             if busiest is None:
@@ -247,7 +257,8 @@ class _Run:
             start_new_session=True,
         )
         said, _ = await process.communicate()
-        if process.returncode:
+        # status 1 also says that workers do not follow, as the killed ones cannot
+        if b"applied (generation" not in said:
             raise RuntimeError(f"tierpool apply: {said.decode()}")
 
 

@@ -1,8 +1,8 @@
 """Lessees of one ledger, as worker processes have them, and the times of their renewals.
 
 A lessee is a lease agent with a client of its own, in this process; the ledger's
-worker is a real `tierpool worker --control`. What a renewal took is measured around
-the Update, the SDK's silent retries included.
+worker is a real `tierpool worker --control`. A renewal takes from its first try to
+its answer, tries that the server turned away included.
 """
 
 from __future__ import annotations
@@ -13,31 +13,26 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from _limits_fleet import LimitsFile, machines
-from temporalio.client import (
-    Client,
-    Interceptor,
-    OutboundInterceptor,
-    StartWorkflowUpdateInput,
-    WorkflowUpdateHandle,
-)
+from temporalio.client import Client
 from temporalio.service import RPCError
 
 from tierpool import TierpoolPlugin, load_fleet
 from tierpool.contracts import Usage
-from tierpool.contracts.ledger import RENEW_UPDATE, Renewal, RenewalAnswer
+from tierpool.contracts.ledger import Renewal, RenewalAnswer
 from tierpool.devserver import embedded_server
 from tierpool.devserver.program import find_program, serve_command
 from tierpool.devserver.state import LOCALHOST, free_port
 from tierpool.errors import LeaseShort
 from tierpool.fleet import LoadedFleet
-from tierpool.leases import Ask, LeaseAgent
+from tierpool.leases import Ask, LeaseAgent, keeper
+from tierpool.leases.post import send
 
 __all__ = ["Renewed", "Scale", "measure_lessees"]
 
@@ -99,35 +94,20 @@ class Scale:
         )
 
 
-class _Times(OutboundInterceptor):
-    """Notes the renewals of one client."""
-
-    noted: list[Renewed]
-
-    async def start_workflow_update(
-        self, input: StartWorkflowUpdateInput
-    ) -> WorkflowUpdateHandle[Any]:
-        """See base class."""
-        renews = input.update == RENEW_UPDATE and isinstance(input.args[0], Renewal)
-        sent = time.perf_counter()
-        handle = await super().start_workflow_update(input)
-        if renews:
-            answer: RenewalAnswer = await handle.result()
-            self.noted.append(Renewed(sent, time.perf_counter(), answer.valid))
-        return handle
+_noted: ContextVar[list[Renewed]] = ContextVar("noted")
+"""Of the lessee whose task runs."""
+_began: ContextVar[list[float]] = ContextVar("began")
+"""When its renewal was sent first; empty while none is under way."""
 
 
-class _Noting(Interceptor):
-    """Gives a client its `_Times`."""
-
-    def __init__(self) -> None:
-        self.noted: list[Renewed] = []
-
-    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
-        """See base class."""
-        times = _Times(next)
-        times.noted = self.noted
-        return times
+async def _timed(client: Client, fleet: str, renewal: Renewal) -> RenewalAnswer:
+    """Renew, and note how long it took with all tries that were turned away."""
+    began = _began.get()
+    if not began:
+        began.append(time.perf_counter())
+    answer = await send(client, fleet, renewal)
+    _noted.get().append(Renewed(began.pop(), time.perf_counter(), answer.valid))
+    return answer
 
 
 async def measure_lessees(
@@ -155,15 +135,16 @@ async def _renewing(
     lessees: int, seconds: float, fleet: LoadedFleet, address: str, raised: bool
 ) -> Scale:
     scale = Scale(lessees, raised, seconds)
-    notes = [_Noting() for _ in range(lessees)]
+    keeper.send = _timed  # type: ignore[attr-defined]
+    notes: list[list[Renewed]] = [[] for _ in range(lessees)]
     tasks = [
-        asyncio.create_task(_lessee(scale, fleet, address, noting)) for noting in notes
+        asyncio.create_task(_lessee(scale, fleet, address, noted)) for noted in notes
     ]
     await asyncio.sleep(START_SPREAD_S + SETTLED_S)
     scale.begin = time.perf_counter()
     await asyncio.sleep(seconds)
     scale.renewals = [
-        [r for r in noting.noted if r.answered >= scale.begin] for noting in notes
+        [r for r in noted if r.answered >= scale.begin] for noted in notes
     ]
     for task in tasks:
         task.cancel()
@@ -174,12 +155,14 @@ async def _renewing(
 
 
 async def _lessee(
-    scale: Scale, fleet: LoadedFleet, address: str, noting: _Noting
+    scale: Scale, fleet: LoadedFleet, address: str, noted: list[Renewed]
 ) -> None:
     """Be a worker process that makes calls all the time."""
+    _noted.set(noted)
+    _began.set([])
     await asyncio.sleep(random.uniform(0, START_SPREAD_S))
     plugin = TierpoolPlugin(fleet)
-    client = await Client.connect(address, plugins=[plugin], interceptors=[noting])
+    client = await Client.connect(address, plugins=[plugin])
     agent = LeaseAgent(fleet)
     async with agent.running(client):
         await asyncio.gather(*(_calls(scale, agent) for _ in range(AT_A_TIME)))

@@ -55,7 +55,8 @@ async def measure(args: argparse.Namespace) -> list[Ran]:
 
 COLUMNS = (
     *("cap USD", "window s", "kills", "mid-call", "of the server", "calls"),
-    *("broken off", "dollars / cap", "unused %", "after the window %", "items", "lost"),
+    *("broken off", "dollars / cap", "unused %", "of it unknown %"),
+    *("after the window %", "items", "lost"),
 )
 
 
@@ -72,6 +73,7 @@ def row(one: Ran) -> list[str]:
         str(sum(c.aborted for c in one.calls)),
         f"{one.ratio:.4f}",
         "-" if plan.rolls else f"{100 * one.unused:.2f}",
+        "-" if plan.rolls else f"{100 * one.unknown:.2f}",
         f"{100 * one.unused_after:.2f}" if one.fresh else "-",
         str(one.ended.total()),
         str(one.lost),

@@ -171,7 +171,7 @@ async def test_own_workflows_and_running_items_are_among_the_items(
     )
     (denial,) = told["denials"]
     assert ("judge", "premium", 1) == (denial["role"], denial["tier"], denial["times"])
-    assert "denied by budgets: judge · premium, 1 times" in ran.out
+    assert "denied by budgets: judge · premium, 1 time;" in ran.out
 
 
 async def test_without_a_control_worker_items_tell(

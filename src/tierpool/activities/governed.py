@@ -217,7 +217,10 @@ async def _governed(
         raise
     finally:
         settlement = call.settlement(id)
-        held.settle(settlement.usage, settlement.cost_usd)
+        if settlement.usage is None and settlement.cost_usd is not None:
+            held.release()
+        else:
+            held.settle(settlement.usage, settlement.cost_usd)
         await settle(settlement, cancelled=cancelled)
 
 

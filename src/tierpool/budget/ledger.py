@@ -42,9 +42,15 @@ _REMEMBERED = 7200.0
 """Seconds for which a closed lessee is known: what comes late of it is void."""
 _HOUR = Cap(amount=_WITHOUT_LIMIT, seconds=3600.0, bucket=60.0)
 _SOON = 1.0
+_ON_THE_WAY = 1.0
+"""Seconds by which corrections leave a window before what they correct: a renewal
+may have taken longer than another."""
+_TURN_SECONDS = 10.0
+_TURN_SHARE = 6
+"""For so long, or such a part of the window, one of those who wait comes first."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Lessee:
     """A worker process, or what is left of it."""
 
@@ -166,30 +172,35 @@ class Ledger:
 
     def _take(self, lessee: _Lessee, request: Renewal, now: float) -> None:
         """Book what a lessee says that it has done."""
-        for name, counter in request.counters.items():
-            self._book(lessee, name, counter, now)
         if request.limits is not None:
             lessee.limits = _key(request.limits)
             self.limits[lessee.limits] = request.limits
+        lessee.valid_until = now + self._valid(request, now)
+        self._choose_limits(now)  # first: what is not limited is not booked
+        for name, counter in request.counters.items():
+            self._book(lessee, name, counter, now)
         if request.batch > lessee.batch:
             self.hours.book(now, request.totals)
             lessee.batch = request.batch
         lessee.number, lessee.seen = request.number, now
         lessee.where = request.where
-        lessee.valid_until = now + self._valid(request, now)
-        self._choose_limits(now)
 
     def _book(self, lessee: _Lessee, name: str, counter: Counter, now: float) -> None:
         rest = counter.settled - lessee.settled.get(name, 0)
         for number, ago, amount in counter.used:
             if number > lessee.number:
-                self.windows.book(name, now - ago / 1000, amount)
+                early = _ON_THE_WAY if amount < 0 else 0.0
+                self.windows.book(name, now - ago / 1000 - early, amount)
                 rest -= amount
         self.windows.book(name, now, max(0, rest))
         # as it says, also after it was buried: then it counts twice for a while
         lessee.settled[name] = counter.settled
         lessee.returned[name] = counter.returned
         lessee.reserved[name] = counter.reserved
+        # what was used without a grant (there was no limit, or it cost more) is
+        # booked by now: to grant it once more would need room for it twice
+        gone = counter.settled + counter.returned
+        lessee.granted[name] = max(lessee.granted.get(name, 0), gone)
 
     def _close(self, name: str, now: float) -> None:
         """End a lease: what it has not settled it did not use."""
@@ -221,10 +232,13 @@ class Ledger:
 
     def _answer(self, lessee: _Lessee, request: Renewal, now: float) -> RenewalAnswer:
         shut = max(0.0, self.closed_until - now)
-        lessee.waits = {}
+        spare = self._spare(lessee, now)
+        lessee.waits, before = {}, dict(lessee.granted)
         short = {}
-        for bundle in request.asks:
-            shortage = self._shut(bundle, shut) or self._grant(lessee, bundle, now)
+        turn = int(now // _TURN_SECONDS) % max(1, len(request.asks))
+        for bundle in request.asks[turn:] + request.asks[:turn]:
+            shortage = self._shut(bundle, shut)
+            shortage = shortage or self._grant(lessee, bundle, spare, now)
             if shortage is not None:
                 short[bundle.queue] = shortage
         cap = self.effective.caps.get(USD)
@@ -232,9 +246,13 @@ class Ledger:
         return RenewalAnswer(
             granted=dict(lessee.granted),
             short=short,
-            most=self._shares(lessee, now),
+            most={
+                name: share
+                for name, share in self._shares(lessee, now).items()
+                if lessee.granted.get(name) == before.get(name)
+            },
             capped=tuple(self.effective.caps),
-            valid=self._valid(request, now),
+            valid=max(0.0, lessee.valid_until - now),
             period=self._period(now),
             lessees=len(self.alive(now)),
             batch=lessee.batch,
@@ -252,10 +270,13 @@ class Ledger:
             return None
         return Shortage(resource=names[0], retry_after=seconds)
 
-    def _grant(self, lessee: _Lessee, bundle: Bundle, now: float) -> Shortage | None:
+    def _grant(
+        self, lessee: _Lessee, bundle: Bundle, spare: dict[str, int], now: float
+    ) -> Shortage | None:
         """Grant all that a bundle needs and what more can be had of it, or nothing.
 
-        Where there is not enough for all who wait, each gets a share.
+        Where there is not enough for all who wait, each gets a share; `spare` is to
+        be left for those whose turn comes first.
         """
         missing = {
             name: max(0, amount - lessee.free(name))
@@ -263,19 +284,25 @@ class Ledger:
             if name in self.effective.caps
         }
         for name, amount in missing.items():
-            held = self.held(name)
+            held = self.held(name) + spare.get(name, 0)
             if amount and not self.windows.fits(name, now, held, amount):
-                lessee.waits[name] = amount
-                opens = self.windows.opens(name, now, held, amount)
                 most = self.windows.most(name)
+                never = bundle.needs[name] > most
+                if not never:  # else nobody need leave anything for it
+                    lessee.waits[name] = max(amount, lessee.waits.get(name, 0))
+                    spare[name] = spare.get(name, 0) + amount
+                opens = self.windows.opens(name, now, held, amount)
+                if held and self.windows.fits(name, now, 0, amount):
+                    opens = min(opens, _SOON)  # others may give it back
                 return Shortage(
                     resource=name,
                     retry_after=_SOON if math.isinf(opens) else opens,
-                    cap=most if bundle.needs[name] > most else None,
+                    cap=most if never else None,
                 )
         for name, amount in missing.items():
             more = max(amount, bundle.wants.get(name, 0) - lessee.free(name))
-            room = self.windows.room(name, now, self.held(name)) or 0
+            held = self.held(name) + spare.get(name, 0)
+            room = self.windows.room(name, now, held) or 0
             given = max(
                 amount, min(more, room // (1 + self._others(lessee, name, now)))
             )
@@ -287,22 +314,54 @@ class Ledger:
         living = self.alive(now).values()
         return sum(1 for one in living if one is not lessee and resource in one.waits)
 
-    def _shares(self, lessee: _Lessee, now: float) -> dict[str, int]:
-        """Say what a lessee may keep of a gauge that others wait for.
+    def _spare(self, lessee: _Lessee, now: float) -> dict[str, int]:
+        """Say what a lessee has to leave for others who wait.
 
-        Windows need no such word: what is granted of them is used up.
+        Who has not waited comes after all who have; those take turns, so that who
+        needs much is not passed by for ever, nor holds up the others for long.
         """
-        living = self.alive(now)
+        spare: dict[str, int] = {}
+        for name, ahead in self._waiting(now).items():
+            if lessee in ahead:
+                longest = max(cap.seconds for cap in self.effective.caps[name])
+                lasts = max(_TURN_SECONDS, longest / _TURN_SHARE)
+                turn = int(now // lasts) % len(ahead)
+                ahead = ahead[turn:] + ahead[:turn]
+                ahead = ahead[: ahead.index(lessee)]
+            spare[name] = sum(one.waits[name] for one in ahead)
+        return spare
+
+    def _waiting(self, now: float) -> dict[str, list[_Lessee]]:
+        """Return who waits for each limited resource, always in the same order."""
+        waiting: dict[str, list[_Lessee]] = {}
+        for _, one in sorted(self.alive(now).items()):
+            for name in one.waits:
+                if name in self.effective.caps:
+                    waiting.setdefault(name, []).append(one)
+        return waiting
+
+    def _shares(self, lessee: _Lessee, now: float) -> dict[str, int]:
+        """Say what a lessee may keep of what others wait for, its calls' part aside.
+
+        Of a window nothing; of a gauge its share. Where there are more users than
+        places, some of those who have one give it up in turn.
+        """
         shares = {}
-        for name, caps in self.effective.caps.items():
-            if any(cap.seconds for cap in caps):
+        for name, waits in self._waiting(now).items():
+            if waits == [lessee]:
                 continue
-            waits = [one for one in living.values() if name in one.waits]
-            if any(one is not lessee for one in waits):
-                users = sum(
-                    1 for o in living.values() if name in o.waits or o.held(name)
-                )
-                shares[name] = max(1, self.windows.most(name) // max(1, users))
+            if any(cap.seconds for cap in self.effective.caps[name]):
+                shares[name] = 0
+                continue
+            living = [one for _, one in sorted(self.alive(now).items())]
+            holders = [one for one in living if one.held(name)]
+            users = sum(1 for one in living if one in holders or name in one.waits)
+            shares[name] = self.windows.most(name) // users
+            if not shares[name] and lessee in holders:
+                going = min(len(waits), (len(holders) + 1) // 2)
+                turn = int(now // _TURN_SECONDS) * going
+                place = (holders.index(lessee) - turn) % len(holders)
+                shares[name] = int(place >= going)
         return shares
 
     def _period(self, now: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from tierpool.budget.ledger import dollars
 from tierpool.cli.common import (
     DONE,
     FAILED,
@@ -18,6 +19,7 @@ from tierpool.cli.common import (
     print_json,
     table,
 )
+from tierpool.contracts.ledger import USD
 from tierpool.contracts.limits import (
     AppliedLimits,
     LimitsRequest,
@@ -28,7 +30,6 @@ from tierpool.contracts.reports import WorkerReport
 from tierpool.errors import ConfigError, ServerError, TierpoolError
 from tierpool.fleet import LoadedFleet
 from tierpool.leases.applied import applied_limits
-from tierpool.leases.lease import amount_of, called
 from tierpool.pools.announce import living_workers
 from tierpool.pools.apply import (
     apply_limits,
@@ -37,6 +38,7 @@ from tierpool.pools.apply import (
     wait_for_followers,
     wanted_limits,
 )
+from tierpool.pools.shared import claimed_as
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -45,16 +47,15 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "apply", parents=[common],
         help="change the limits of the fleet while it runs",
         description="Brings the pools and the fleet-wide limits of the file to all "
-        "running workers, which "
-        "kill nothing and need no restart. Running items keep what they know of the "
-        "fleet. What is applied goes before the files of the workers, also of those "
+        "running workers, which kill nothing and need no restart. Running items keep "
+        "what they know of the fleet. What is applied goes before the files of the workers, also of those "
         "that start later, until it is withdrawn or something else is applied.",
     )  # fmt: skip
     this.add_argument(
         "path", nargs="?", metavar="FILE", help="the fleet file (as --file)"
     )
     this.add_argument(
-        "--dry-run", action="store_true", help="show what would change, and stop"
+        "--dry-run", action="store_true", help="show what would be applied, and stop"
     )
     this.add_argument(
         "--withdraw", action="store_true",
@@ -89,16 +90,18 @@ async def _apply(args: argparse.Namespace, client: Client, fleet: LoadedFleet) -
             f"`tierpool worker --control --file {args.file}` beside its other workers"
         )
     if args.dry_run:
-        _tell(args, before, wanted, "would be applied")
+        what = "withdrawn" if args.withdraw else "applied"
+        _tell(args, before, wanted, f"would be {what}")
         return DONE
     applied = await apply_limits(client, fleet.name, wanted)
+    done = "withdrawn" if args.withdraw else "applied"
+    done += f" (generation {applied.generation})"
     if workers is None:
-        _tell(args, applied, wanted, "applied; this server does not tell who follows")
+        _tell(args, applied, wanted, f"{done}; this server does not tell who follows")
         return DONE
     follow, behind = await wait_for_followers(client, fleet.name, applied)
     who = "1 worker follows" if len(follow) == 1 else f"{len(follow)} workers follow"
-    done = f"applied (generation {applied.generation}); {who}"
-    _tell(args, applied, wanted, done, behind)
+    _tell(args, applied, wanted, f"{done}; {who}", behind)
     return FAILED if behind else DONE
 
 
@@ -148,18 +151,20 @@ def _tell(
              "caps": dict(caps), "not_following": list(missing)}
         )  # fmt: skip
         return
-    rows = [[name, *_numbers(pool)] for name, pool in pools.items()]
-    columns = ["pool", *(f">{name}" for name in PoolLimits.model_fields)]
-    if rows:
-        console.print(table(columns, rows))
+    if pools:
+        rows = [
+            [key, *(getattr(pool, key) for pool in pools.values())]
+            for key in PoolLimits.model_fields
+        ]
+        console.print(table(["pool", *(f">{name}" for name in pools)], rows))
     if caps:
         console.print(table(["fleet-wide limit", ">at most"], [list(c) for c in caps]))
     console.print(what)
-    if rows:
+    if pools:
         console.print(
             "roles, prompts, flows, prices, on_exhausted and the budget per workflow are "
-            "not applied: "
-            "items take them from the file that they are started with"
+            "not applied: items take them from the file that they are started with",
+            soft_wrap=True,
         )
     else:
         console.print("every worker follows the file that it was started with")
@@ -171,11 +176,11 @@ def _caps(wanted: LimitsRequest) -> list[tuple[str, str]]:
     """Name what holds for the whole fleet, and how much it is."""
     all_caps = [limits.caps for limits in (wanted.shared, wanted.claims) if limits]
     return [
-        (called(name), amount_of(name, some[0].amount))
+        (claimed_as(name), _amount(name, some[0].amount))
         for caps in all_caps
         for name, some in caps.items()
     ]
 
 
-def _numbers(pool: PoolLimits) -> list[int]:
-    return [getattr(pool, name) for name in PoolLimits.model_fields]
+def _amount(name: str, amount: int) -> str:
+    return f"${dollars(amount).normalize():f}" if name == USD else f"{amount:,}"

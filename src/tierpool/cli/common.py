@@ -34,6 +34,7 @@ __all__ = [
     "errors",
     "how_to_start",
     "load",
+    "many",
     "plain",
     "print_error",
     "print_json",
@@ -47,6 +48,7 @@ DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 _WIDTH = None if sys.stdout.isatty() else 200
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
+_NARROW = 100
 
 
 def load(args: argparse.Namespace) -> LoadedFleet:
@@ -103,12 +105,24 @@ def print_problems(problems: Sequence[Problem]) -> None:
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = ""
 ) -> Table:
-    """Make a table; columns that start with `>` are aligned to the right."""
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    """Make a table; columns that start with `>` are aligned to the right.
+
+    Where the terminal is narrow, names are folded before numbers are.
+    """
+    made = Table(
+        title=title or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=console.width < _NARROW,
+    )
     for column in columns:
         right = column.startswith(">")
         made.add_column(
-            column.lstrip(">"), justify="right" if right else "left", overflow="fold"
+            column.lstrip(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=right,
         )
     for row in rows:
         made.add_row(*(plain(str(cell)) for cell in row))
@@ -128,6 +142,11 @@ def how_to_start(args: argparse.Namespace, pool: PoolStatus) -> str:
         f"no worker for {pool.pool}; start one: "
         f"tierpool worker {flag} --file {args.file}"
     )
+
+
+def many(count: int, one: str, more: str = "") -> str:
+    """Write a number of things: `1 worker`, `2 workers`."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -17,6 +17,7 @@ from tierpool.cli.common import (
     connected,
     console,
     load,
+    many,
     plain,
     print_json,
     table,
@@ -120,10 +121,14 @@ def _summary(report: CostsReport) -> Iterator[str]:
     yield items + (f"; {unasked} could not be asked for their costs" if unasked else "")
     for denial in report.denials:
         who = " · ".join(filter(None, [denial.role, denial.tier]))
-        yield f"denied by budgets: {who}, {denial.times} times; last: {denial.why}"
+        told = f"{who}, {many(denial.times, 'time')}; last: {denial.why}"
+        yield f"denied by budgets: {told}"
     for resource, times in report.refused.items():
         what = "a valid lease" if resource == "lease" else called(resource)
-        yield f"sent back for want of {what}: {times} times since the workers' start"
+        yield (
+            f"sent back for want of {what}: {many(times, 'time')} since the workers' "
+            "start"
+        )
 
 
 def _numbers(row: CostRow) -> list[object]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 
+from tierpool.cli.common import many
+from tierpool.contracts.claims import role_of, wip_of
 from tierpool.contracts.ledger import CALLS, USD
 from tierpool.pools.shared import (
     ClaimsStatus,
@@ -18,6 +20,7 @@ from tierpool.pools.shared import (
 __all__ = ["shared_lines"]
 
 _SHOWN = 5
+_GAUGES = (role_of(""), wip_of(""))
 
 
 def shared_lines(shared: SharedStatus) -> list[str]:
@@ -32,7 +35,8 @@ def _of_ledger(ledger: LedgerStatus) -> Iterator[str]:
         if limit.resource != USD:
             yield _limit(limit)
     if ledger.limits or ledger.lessees:
-        yield f"leases: {ledger.lessees} workers hold one"
+        holds = "holds" if ledger.lessees == 1 else "hold"
+        yield f"leases: {many(ledger.lessees, 'worker')} {holds} one"
 
 
 def _hour(ledger: LedgerStatus) -> str:
@@ -48,7 +52,10 @@ def _hour(ledger: LedgerStatus) -> str:
 
 
 def _limit(limit: LimitStatus) -> str:
-    waits = f", {limit.waiting} workers wait" if limit.waiting else ""
+    waits = ""
+    if limit.waiting:
+        verb = "waits" if limit.waiting == 1 else "wait"
+        waits = f", {many(limit.waiting, 'worker')} {verb}"
     if limit.resource == CALLS:
         return (
             f"{limit.name}: {limit.reserved} in use, {limit.leased} leased, "
@@ -65,7 +72,8 @@ def _of_claims(claims: ClaimsStatus) -> Iterator[str]:
         if cap is None and not used and not waiting:
             continue
         of = "" if cap is None else f" of {cap:,}"
-        yield f"{claimed_as(name)}: {used:,}{of} in use, {waiting} waiting"
+        use = "in use" if name.startswith(_GAUGES) else "in the last minute"
+        yield f"{claimed_as(name)}: {used:,}{of} {use}, {waiting} waiting"
     yield from _some("held by", claims.first_held, claims.held)
     yield from _some("waiting", claims.first_waiting, claims.waiting)
 
@@ -79,5 +87,9 @@ def _some(what: str, claims: tuple[ClaimStatus, ...], count: int) -> Iterator[st
 
 
 def _usd(amount: Decimal | None) -> str:
-    """Write an amount to four digits at least, without an exponent."""
-    return f"{amount or Decimal(0):.4f}"
+    """Write four decimals, and more of what is smaller than that shows."""
+    usd = amount or Decimal(0)
+    if not usd:
+        return "0.0000"
+    whole, _, digits = f"{usd:.{max(4, 2 - usd.adjusted())}f}".partition(".")
+    return f"{whole}.{digits[:4]}{digits[4:].rstrip('0')}"

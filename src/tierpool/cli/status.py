@@ -102,9 +102,10 @@ def _render(args: argparse.Namespace, status: FleetStatus) -> Group:
     parts += [plain(line) for line in shared_lines(status.shared)]
     limits = status.limits
     if limits.pools and limits.at:
+        names = [*limits.pools, *(["the fleet-wide limits"] if limits.shared else [])]
         parts.append(
             f"limits applied at {limits.at:%Y-%m-%d %H:%M:%S} UTC by {plain(limits.by)}: "
-            f"{', '.join(limits.pools)} (generation {limits.generation})"
+            f"{', '.join(names)} (generation {limits.generation})"
         )
     parts += [f"[yellow]{plain(line)}[/]" for line in _warnings(args, status)]
     items = [[i.flow, i.state, i.items] for i in status.items]

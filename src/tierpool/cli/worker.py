@@ -44,7 +44,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     this.add_argument(
         "--control",
         action="store_true",
-        help="keep what `tierpool apply` applies; one of it is enough",
+        help="keep the fleet-wide limits, and what `tierpool apply` applies; one "
+        "of it is enough",
     )
     this.add_argument(
         "--pool", nargs="+", action="extend", default=[], metavar="TIER",

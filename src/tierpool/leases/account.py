@@ -65,17 +65,26 @@ class Account:
         return [
             name
             for name, amount in needs.items()
-            if name in self.capped and self.free(name) < amount
+            if amount and name in self.capped and self.free(name) < amount
         ]
 
-    def take(self, needs: Needs, now: float) -> None:
-        """Let a call begin; who asks has looked whether it fits."""
+    def take(self, needs: Needs, now: float) -> dict[str, int]:
+        """Let a call begin; who asks has looked whether it fits.
+
+        Returns:
+            What was counted, for the call's end. Rates without a limit are not: all
+            of it would be told at once when one is set.
+        """
+        counted = {}
         for name, amount in needs.items():
-            holding = self._of(name)
             if name in (USD, CALLS):
-                holding.reserved += amount
+                self._of(name).reserved += amount
+            elif name in self.capped:
+                self._use(self._of(name), now, amount)
             else:
-                self._use(holding, now, amount)
+                continue
+            counted[name] = amount
+        return counted
 
     def end(self, needs: Needs, used: Needs, began: float, now: float) -> None:
         """Let a call end; what is not in `used` was used as it was taken.
@@ -145,8 +154,11 @@ class Account:
         told_by = self.number + 1
         if holding.used:
             number, last, before = holding.used[-1]
-            if number == told_by and 0 <= at - last < _TOGETHER:
-                holding.used[-1] = (number, at, before + amount)
+            alike = number == told_by and (amount < 0) == (before < 0)
+            if alike and 0 <= at - last < _TOGETHER:
+                # uses count as the last of them, corrections as the first
+                when = at if amount > 0 else last
+                holding.used[-1] = (number, when, before + amount)
                 return
         holding.used.append((told_by, at, amount))
 

@@ -184,8 +184,9 @@ class LeaseAgent:
         blocked = self._lease.blocked_by(queue, now)
         if blocked is None:
             return "", ""
-        wait = blocked.until - now
-        why = f"{called(blocked.resource)} is used up for another {wait:.0f} s"
+        wait, why = blocked.until - now, f"{called(blocked.resource)} is used up"
+        if wait > _COME_BACK:  # less: nobody knows when something comes back
+            why += f" for another {wait:.0f} s"
         return blocked.resource, why
 
     async def reserve(self, ask: Ask) -> Held:
@@ -201,19 +202,21 @@ class LeaseAgent:
         end = lease.called_at + _PATIENCE
         while short := lease.short_of(needs, self.clock()):
             now = self.clock()
-            blocked = lease.blocked_by(ask.queue, now)
+            blocked = lease.hinders(ask.queue, needs, now)
             if now >= end or (blocked and blocked.until > end):
+                if habits is not None:
+                    habits.sent_back(needs)
                 lease.hungry(ask.queue, now)
                 raise self._refusal(ask, needs, short, blocked)
             await self._more(ask.queue, needs, end - now)
         now = self.clock()
-        lease.account.take(needs, now)
+        taken = lease.account.take(needs, now)
         lease.changed = True
         self._write()
         if habits is not None:
             habits.began(needs, now)
         self._keeper.wake.set()
-        return Held(self, lease.account, ask, needs, now)
+        return Held(self, lease.account, ask, taken, now)
 
     def end(
         self,

@@ -42,7 +42,7 @@ class Left:
 
     def forget(self) -> None:
         """Delete it: the ledger has taken it."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             self.path.unlink()
         self.file.close()
 
@@ -65,12 +65,21 @@ class Journal:
         self._path = folder / f"{lessee}{_SUFFIX}"
         new = folder / f"{lessee}.new"
         self._file = new.open("w+b")
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._file.truncate(2 * _SLOT)
-        self._memory = mmap.mmap(self._file.fileno(), 2 * _SLOT)
-        self._number = 0
-        self.write({}, {})
-        new.rename(self._path)  # from here on others see it: locked and whole
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # a disk that is full says so here, and not by a signal at a later write
+            self._file.write(bytes(2 * _SLOT))
+            self._file.flush()
+            self._memory = mmap.mmap(self._file.fileno(), 2 * _SLOT)
+            self._number = 0
+            self.write({}, {})
+            new.rename(self._path)  # from here on others see it: locked and whole
+        except OSError:
+            with suppress(OSError):
+                new.unlink()
+            with suppress(OSError):  # what is buffered may not fit either
+                self._file.close()
+            raise
 
     def write(self, settled: Mapping[str, int], reserved: Mapping[str, int]) -> None:
         """Write what is true now; a process that is killed meanwhile wrote nothing.
@@ -89,7 +98,7 @@ class Journal:
 
     def close(self) -> None:
         """Delete the file: nothing is left to tell."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             self._path.unlink()
         self.abandon()
 
@@ -137,7 +146,7 @@ def _read(path: Path, file: IO[bytes]) -> Left | None:
     except ValueError:
         return None
     if boot != _boot():
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             path.unlink()
         return None
     return Left(lessee, settled, reserved, path, file)

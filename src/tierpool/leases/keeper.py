@@ -18,13 +18,15 @@ from tierpool.contracts.ledger import RenewalAnswer
 from tierpool.fleet import LoadedFleet
 from tierpool.leases.books import Books, last_renewal
 from tierpool.leases.lease import Lease
-from tierpool.leases.post import LedgerUnreachable, open_ledger, send
+from tierpool.leases.post import LedgerBusy, LedgerUnreachable, open_ledger, send
 
 __all__ = ["Keeper"]
 
 _GAP = 0.05
 """Seconds between two renewals, at least."""
 _JITTER = 0.2
+_RECOVERY = 0.97
+"""By so much the period becomes shorter with each renewal that was quick."""
 _SLOW_SHARE = 0.5
 """A renewal that takes more of its period than this makes the period longer."""
 _SLOW_SECONDS = 1.0
@@ -32,6 +34,9 @@ _UPDATES_AT_A_TIME = 10
 """Of one workflow, unless the server is told otherwise."""
 _LONGEST_PERIOD = 10.0
 _AGAIN_SECONDS = (0.2, 5.0)
+_BUSY_SECONDS = (0.05, 30.0)
+_BUSY_FOR_LONG = 6
+"""Refusals in a row after which a process without a lease says so."""
 _COUNT_AGAIN_SECONDS = 60.0
 """Where nothing is limited, renewals only count, and nobody waits for them."""
 _LOOK_FOR_ORPHANS = 1.0
@@ -79,9 +84,17 @@ class Keeper:
                 if due and not await self._renew(client, lessee):
                     lessee = books.begin()
                 in_vain = 0
+            except LedgerBusy as error:
+                in_vain += 1
+                await self._busy(str(error), in_vain)
             except LedgerUnreachable as error:
                 in_vain += 1
                 await self._stumbled(str(error), in_vain)
+            except Exception as error:  # noqa: BLE001 - whatever it was, it goes on
+                in_vain += 1
+                _log.exception("lease.stumbled")
+                reason = f"the lease could not be renewed: {type(error).__name__}"
+                await self._stumbled(f"{reason} (see the worker's log)", in_vain)
 
     async def give_up(self, client: Client) -> None:
         """Close the lease: nothing more will begin here."""
@@ -94,13 +107,18 @@ class Keeper:
             return
         sent = lease.closing(books.lessee, self.clock())
         lease.begin_anew()
+        told = False
         try:
             async with asyncio.timeout(_LAST_WORDS_SECONDS):
                 await send(client, self.fleet.name, sent)
+            told = True
         except (LedgerUnreachable, TimeoutError):
-            books.abandon()  # others tell of it
-        else:
-            books.close()
+            pass
+        finally:
+            if told:
+                books.close()
+            else:
+                books.abandon()  # others tell of it
 
     async def _until_due(self) -> bool:
         """Wait until it is time to renew, or at least to look after neighbours."""
@@ -130,14 +148,15 @@ class Keeper:
         if now - self._looked_at < _LOOK_FOR_ORPHANS:
             return
         self._looked_at = now
-        for left in books.left():
-            try:
+        found = books.left()
+        try:
+            for left in found:
                 await send(client, self.fleet.name, last_renewal(left))
-            except LedgerUnreachable:
+                left.forget()
+                _log.info("lease.adopted", lessee=left.lessee)
+        finally:
+            for left in found:
                 left.leave()
-                raise
-            left.forget()
-            _log.info("lease.adopted", lessee=left.lessee)
 
     async def _renew(self, client: Client, lessee: str) -> bool:
         """Renew once; False if this lessee is not known any more."""
@@ -161,7 +180,7 @@ class Keeper:
     def _pace(self, took: float, answer: RenewalAnswer) -> None:
         """Renew less often while the ledger is slow."""
         if took <= _SLOW_SHARE * self._period:
-            self._period = max(answer.period, 0.9 * self._period)
+            self._period = max(answer.period, _RECOVERY * self._period)
             return
         self._period = min(_LONGEST_PERIOD, max(2 * self._period, 2 * took))
         crowded = answer.lessees > _UPDATES_AT_A_TIME
@@ -175,6 +194,19 @@ class Keeper:
                 "the Temporal server to 500 (10 by default)",
             )
 
+    async def _busy(self, reason: str, in_vain: int) -> None:
+        """Try again later, and renew less often from now on.
+
+        A server drops what it was about to answer whenever it turns an Update away,
+        so nobody is heard until all are quiet enough.
+        """
+        self.lease.failed()
+        self._period = min(_LONGEST_PERIOD, 1.5 * self._period)
+        if in_vain >= _BUSY_FOR_LONG and not self.lease.valid(self.clock()):
+            self._lost(reason)
+        first, longest = _BUSY_SECONDS
+        await asyncio.sleep(random.uniform(0.0, min(longest, first * 2.0**in_vain)))
+
     async def _stumbled(self, reason: str, in_vain: int) -> None:
         self._opened = False
         self.lease.failed()
@@ -183,11 +215,15 @@ class Keeper:
                 _log.info("costs.not_counted", reason=reason)
             await asyncio.sleep(_COUNT_AGAIN_SECONDS)
             return
+        self._lost(reason)
+        least, most = _AGAIN_SECONDS
+        pause = min(most, least * 2.0 ** min(in_vain, 10))
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    def _lost(self, reason: str) -> None:
+        """Say why no lease can be had."""
         if reason != self.trouble:
             _log.warning("lease.lost", reason=reason)
         self.trouble = reason
         self.asked.set()
         self.changed()
-        least, most = _AGAIN_SECONDS
-        pause = min(most, least * 2.0 ** min(in_vain, 10))
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))

@@ -70,6 +70,10 @@ class Lease:
     """Whether the ledger does not know yet what has happened."""
     _hungry: dict[str, float] = field(default_factory=dict)
     """Queues whose calls would begin if they could, and since when that is known."""
+    _unusual: set[str] = field(default_factory=set)
+    """Queues whose usual call needs more than can ever be granted."""
+    _scarce: set[str] = field(default_factory=set)
+    """Resources of which the last answer granted less than was wanted."""
 
     def __post_init__(self) -> None:
         self.account.capped = frozenset(self.limits.caps)
@@ -116,9 +120,12 @@ class Lease:
             for name, amount in usual.items()
         ):
             return True
+        if coming:
+            return False
         idle = now - self.called_at >= _IDLE_SECONDS and not self.waiting
-        if idle and queue not in self._hungry and not self.blocked_by(queue, now):
-            return coming == 0
+        open_to_ask = idle and queue not in self._hungry
+        if (open_to_ask or queue in self._unusual) and not self.blocked_by(queue, now):
+            return True
         self.hungry(queue, now)
         return False
 
@@ -130,6 +137,18 @@ class Lease:
         """Return what keeps all calls of a queue from beginning."""
         known = self.blocked.get(queue)
         return known if known is not None and known.until > now else None
+
+    def hinders(self, queue: str, needs: Needs, now: float) -> Blocked | None:
+        """Return what keeps this call of a queue from beginning.
+
+        Tools share a queue with calls that need more, and are not held back by it.
+        """
+        known = self.blocked_by(queue, now)
+        if known is None or self.account.free(known.resource) >= needs.get(
+            known.resource, 0
+        ):
+            return None
+        return known
 
     def due(self, now: float, period: float) -> float:
         """Return the seconds until the next renewal; infinite: when something happens.
@@ -211,10 +230,28 @@ class Lease:
             for queue, short in answer.short.items()
         }
         self.last = answer
+        self._judge(sent, answer)
         for queue in list(self._hungry):
             if all(self.account.free(n) >= a for n, a in self._usual(queue).items()):
                 del self._hungry[queue]
                 self.called_at = now  # what it was given is not given back at once
+
+    def _judge(self, sent: Renewal, answer: RenewalAnswer) -> None:
+        """See where asking early, or asking for usual calls at all, is of no use."""
+        waiting = {queue for queue, _ in self.waiting}
+        self._scarce = {
+            name
+            for bundle in sent.asks
+            for name, wanted in bundle.wants.items()
+            if self.account.free(name) < wanted
+        }
+        self._unusual -= {bundle.queue for bundle in sent.asks}
+        for queue, short in answer.short.items():
+            if short.cap is not None and queue not in waiting:
+                # one may come all the same: it asks for what itself needs
+                self._unusual.add(queue)
+                self._hungry.pop(queue, None)
+                del self.blocked[queue]
 
     def failed(self) -> None:
         """Note that a renewal was not answered: all of it is told again."""
@@ -254,7 +291,7 @@ class Lease:
     def _urgent(self, now: float, period: float) -> bool:
         """Tell whether a renewal now lets a call begin that waits, or is to come."""
         for queue, needs in self.waiting:
-            if self.short_of(needs, now) and not self.blocked_by(queue, now):
+            if self.short_of(needs, now) and not self.hinders(queue, needs, now):
                 return True
         if now < self.sent_at + _EARLY * period or not self.valid(now):
             return False
@@ -263,6 +300,7 @@ class Lease:
             for bundle in self._asks(now)
             if not self.blocked_by(bundle.queue, now)
             for name, wanted in bundle.wants.items()
+            if name not in self._scarce
         )
 
     def _asks(self, now: float) -> list[Bundle]:
@@ -284,7 +322,9 @@ class Lease:
             most = {name: math.ceil(amount * calls) for name, amount in least.items()}
         if waiting:
             smallest = min(waiting, key=lambda needs: needs.get(USD, 0))
-            least = {n: a for n, a in smallest.items() if n in self.account.capped}
+            least = {
+                n: a for n, a in smallest.items() if a and n in self.account.capped
+            }
         for needs in waiting:
             for name in least:
                 most[name] = most.get(name, 0) + needs.get(name, 0)

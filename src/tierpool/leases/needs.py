@@ -88,6 +88,12 @@ class Habits:
         self._tokens.append(needs[tokens_of(self.queue)])
         self._starts.append(now)
 
+    def sent_back(self, needs: dict[str, int]) -> None:
+        """Learn from a call that could not begin, if nothing else is known."""
+        if not self._usd:
+            self._usd.append(needs[USD])
+            self._tokens.append(needs[tokens_of(self.queue)])
+
     def ended(self, ask: Ask, usage: Usage) -> None:
         """Learn from what a call used."""
         if ask.input_bytes and usage.input_tokens:

@@ -213,7 +213,9 @@ class Gate:
 
     def _leased(self, bound: Bound, reason: str) -> tuple[Bound, str]:
         """Say which limit of the fleet holds the pool back, if one does."""
-        limit, why = self.lease.holds_back(next(iter(self.throttles), ""))
+        tried = [name for name, one in self.throttles.items() if not one.unavailable]
+        queue = next(iter(tried or self.throttles), "")
+        limit, why = self.lease.holds_back(queue)
         if not why:
             return bound, reason
         return ("budget" if limit in ("", USD) else "rate"), why

@@ -248,8 +248,8 @@ def notes_on(
         counted = ", ".join(f"{n} of {v}" for v, n in sorted(versions.items()))
         notes.append(f"workers of different versions of tierpool: {counted}")
     notes += [
-        f"{pool.pool}: {pool.silent} processes poll for it, or did within the last "
-        "minutes, that do not report, and do not follow `tierpool apply`"
+        f"{pool.pool}: polled now, or within the last minutes, by processes that do "
+        f"not report, and do not follow `tierpool apply` ({pool.silent})"
         for pool in pools
         if pool.silent and not pool.workers
     ]

@@ -8,6 +8,7 @@ from decimal import Decimal
 from tierpool.budget.claim_limits import claim_limits
 from tierpool.budget.ledger import dollars
 from tierpool.budget.limits import fleet_limits
+from tierpool.contracts.claims import ClaimLimits, role_of, wip_of
 from tierpool.contracts.ledger import USD, Cap, FleetLimits
 from tierpool.contracts.limits import AppliedLimits
 from tierpool.contracts.reports import WorkerReport
@@ -23,6 +24,7 @@ from tierpool.pools.shared import (
 __all__ = ["notes_on_shared"]
 
 _RECOVER = "run `tierpool ledger recover`"
+_GAUGES = (role_of(""), wip_of(""))
 
 
 def notes_on_shared(
@@ -50,6 +52,8 @@ def notes_on_shared(
     notes += _on_leases(reports)
     if ledger.life == "running" and ledger.effective and not applied.shared:
         notes += _differences(ledger.effective, fleet_limits(fleet))
+    if claims.life == "running" and claims.resources and not applied.claims:
+        notes += _other_claims(claims, claim_limits(fleet))
     return notes
 
 
@@ -63,8 +67,8 @@ def _on_life(
         return [f"the {what} was {status.ended}, and {then}: {_RECOVER}"]
     if status.life == "none" and names:
         return [
-            f"no {what} keeps {names} yet: it begins with the first "
-            "`tierpool worker --control`"
+            f"no {what} keeps {names} yet: the first worker starts it, and a "
+            "`tierpool worker --control` has to run"
         ]
     if status.silence and status.life == "running":
         start = "start one: tierpool worker --control"
@@ -104,6 +108,25 @@ def _differences(running: FleetLimits, file: FleetLimits) -> list[str]:
     if not told:
         return []
     return [f"the ledger keeps other limits than this file: {'; '.join(told)}"]
+
+
+def _other_claims(running: ClaimsStatus, file: ClaimLimits) -> list[str]:
+    """Name role caps and WIP limits of the running claims that this file has otherwise."""
+    kept = {n: cap for n, _, cap, _ in running.resources if n.startswith(_GAUGES)}
+    here = {n: some[0].amount for n, some in file.caps.items() if n.startswith(_GAUGES)}
+    told = [
+        f"{claimed_as(name)} is {_number(kept.get(name))}, "
+        f"here {_number(here.get(name))}"
+        for name in sorted(kept.keys() | here.keys())
+        if kept.get(name) != here.get(name)
+    ]
+    if not told:
+        return []
+    return [f"the claims workflow keeps other limits than this file: {'; '.join(told)}"]
+
+
+def _number(amount: int | None) -> str:
+    return "not set" if amount is None else f"{amount:,}"
 
 
 def _told(name: str, caps: tuple[Cap, ...] | None) -> str:

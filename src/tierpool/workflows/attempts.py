@@ -51,6 +51,9 @@ _TURNED_AWAY = 2
 _PATIENCE = timedelta(seconds=30)
 """A provider that asks for a longer wait counts as unavailable."""
 _LONGEST_WAIT = timedelta(minutes=2)
+_LENT = timedelta(seconds=2)
+_LENT_TRIES = 5
+"""So often is money waited for that others may give back at any moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +238,20 @@ def _limited(progress: Progress, last: FailureDetail, jitter: float) -> Next:
     wait = Wait(hint * (1 + 0.25 * jitter), last.message, whom=last.limit)
     if last.limit == USD and progress.on_exhausted == "downgrade":
         return Cheaper(last, wait)
-    if last.limit == USD and (last.never or progress.on_exhausted == "fail"):
+    if last.limit == USD and (last.never or _denies(progress, last)):
         return Deny(last.message)
     return GiveUp(last.message) if last.never else wait
+
+
+def _denies(progress: Progress, last: FailureDetail) -> bool:
+    """Tell whether a fleet that does not wait for money denies a call.
+
+    What comes back within seconds was not spent: other workers hold it.
+    """
+    if progress.on_exhausted != "fail":
+        return False
+    lent = last.retry_after is not None and last.retry_after <= _LENT
+    return not lent or progress.limited > _LENT_TRIES
 
 
 def _again(progress: Progress, last: FailureDetail, jitter: float) -> Next:

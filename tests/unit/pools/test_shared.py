@@ -12,6 +12,7 @@ from tierpool.budget.limits import fleet_limits
 from tierpool.cli.shared import shared_lines
 from tierpool.contracts.claims import (
     ClaimAsk,
+    ClaimLimits,
     ClaimsState,
     HeldClaim,
     ResourceUse,
@@ -122,7 +123,17 @@ class TestLedger:
             "dollars of the hour: $1.0000 settled, $2.0000 leased, at most $10.0000, "
             "alert at $8.0000 (above it)"
         ) in lines
-        assert "max_concurrent: 2 in use, 3 leased, of 4, 1 workers wait" in lines
+        assert "max_concurrent: 2 in use, 3 leased, of 4, 1 worker waits" in lines
+
+    def test_small_amounts_are_not_shown_as_nothing(self) -> None:
+        caps = {USD: (Cap(amount=10_000, seconds=3600.0, bucket=60.0),)}
+        tiny = state(effective=FleetLimits(caps=caps), booked={}, lessees={})
+
+        lines = shared_lines(shared(running(tiny), NO_CLAIMS))
+
+        assert (
+            "dollars of the hour: $0.0000 settled, $0.0000 leased, at most $0.00001"
+        ) in lines
 
     def test_dead_lessee_counts_as_spent(self) -> None:
         grace = fleet_limits(fleet()).grace
@@ -190,6 +201,20 @@ class TestNotes:
         applied = AppliedLimits(id="x", shared=other)
         assert "" == said(status, applied=applied)
 
+    def test_other_role_caps_than_in_the_file_are_named(self) -> None:
+        claims = ClaimsState(
+            resources={
+                "role:a": ResourceUse(cap=2),
+                "wip:prs": ResourceUse(),
+                "requests:a": ResourceUse(cap=9),
+            }
+        )
+        status = shared(running(state()), Asked("c", "running", claims))
+
+        told = said(status)
+        assert told.endswith("than this file: max_instances of a is 2, here not set")
+        assert "" == said(status, applied=AppliedLimits(id="x", claims=ClaimLimits()))
+
     def test_workers_without_a_lease_are_named_by_reason(self) -> None:
         lost = LeaseReport(limited=True, trouble="no answer")
         idle = LeaseReport(limited=True)
@@ -227,7 +252,10 @@ class TestClaims:
 
         assert "max_instances of a: 1 of 1 in use, 1 waiting" in lines
         assert "backpressure prs: 2 of 8 in use, 0 waiting" in lines
-        assert "tokens_per_minute of a: 5,000 of 60,000 in use, 0 waiting" in lines
+        assert (
+            "tokens_per_minute of a: 5,000 of 60,000 in the last minute, 0 waiting"
+            in lines
+        )
         assert "claims held by: a/T-1 (5 s)" in lines
         assert "claims waiting: a/T-2 (3 s)" in lines
         assert not [line for line in lines if "free" in line]

@@ -211,3 +211,25 @@ def test_what_is_not_known_to_be_free_is_ambiguous(
     detail = step.failure_of(activity_error(cause))
 
     assert (outcome, next) == (detail.outcome, detail.next)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tries", "expected"),
+    [(2, 1, step.Wait), (2, 6, step.Deny), (600, 1, step.Deny)],
+)
+def test_fleet_that_fails_denies_what_is_spent_and_not_what_is_lent(
+    seconds: int, tries: int, expected: type[step.Next]
+) -> None:
+    """Money that other workers hold comes back within seconds."""
+    progress = step.Progress(max_paid=3, on_exhausted="fail", limited=tries)
+    short = FailureDetail(
+        outcome=Outcome.UNBILLED,
+        next=NextStep.RETRY,
+        message="max_cost_per_hour_usd is used up",
+        retry_after=timedelta(seconds=seconds),
+        admitted=False,
+        limit="usd",
+    )
+    assert isinstance(step.decide(progress, short, 0.5), expected)
+    for_ever = short.model_copy(update={"never": True})
+    assert isinstance(step.decide(progress, for_ever, 0.5), step.Deny)
