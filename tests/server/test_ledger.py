@@ -102,7 +102,7 @@ async def test_fleet_that_fails_denies_what_the_hour_does_not_pay_for(
 
     assert first.cost_usd == second.cost_usd == Decimal("0.002")
     assert third.state == "failed"
-    assert "max_cost_per_hour_usd is used up" in third.reason
+    assert "max_cost_per_hour_usd leaves too little" in third.reason
     assert fleet.provider.accounting.calls == 2
 
 

@@ -218,7 +218,7 @@ class AgentActivities:
     async def _tool(
         self, request: AgentRequest, body: str, schema: dict[str, Any] | None
     ) -> AgentResult:
-        async with self._admit("", asked(request, "", 0)):
+        async with self._admit(activity.info().task_queue, asked(request, "", 0)):
             if request.run:
                 result = await run_command(request, body, self._workdir)
             else:

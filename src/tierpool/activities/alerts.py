@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import httpx2
 import structlog
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from tierpool.activities.providers.http import http_client
-from tierpool.contracts.ledger import Alert
+from tierpool.budget.resources import amount_of
+from tierpool.contracts.ledger import NANO, USD, Alert
 from tierpool.fleet import LoadedFleet
 
 __all__ = ["AlertActivities"]
@@ -57,10 +60,10 @@ class AlertActivities:
 
 def _body(alert: Alert) -> dict[str, object]:
     """Write an alert as JSON; `text` is what chat programs show."""
-    cap = f" (cap ${alert.cap_usd})" if alert.cap_usd is not None else ""
+    cap = f" (cap {_usd(alert.cap_usd)})" if alert.cap_usd is not None else ""
     text = (
-        f"tierpool fleet {alert.fleet}: ${alert.hour_usd} in the last hour, above the "
-        f"alert threshold of ${alert.threshold_usd}{cap}"
+        f"tierpool fleet {alert.fleet}: {_usd(alert.hour_usd)} in the last hour, which "
+        f"reaches the alert threshold of {_usd(alert.threshold_usd)}{cap}"
     )
     return {
         "text": text,
@@ -74,5 +77,11 @@ def _body(alert: Alert) -> dict[str, object]:
 
 def _untold(why: str) -> ApplicationError:
     return ApplicationError(
-        f"the webhook did not take the alert: {why}", type="AlertUntold"
+        f"the webhook did not take the alert: {why}",
+        type="AlertUntold",
+        category=ApplicationErrorCategory.BENIGN,  # it is tried again: no trace in logs
     )
+
+
+def _usd(amount: Decimal) -> str:
+    return amount_of(USD, int(amount * NANO))

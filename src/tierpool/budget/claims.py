@@ -220,7 +220,7 @@ class ClaimBook:
             gauge = not limited or self._is_gauge(name)
             found[name] = ResourceUse(
                 used=self._used[name] if gauge else self._windows.used(name, now),
-                cap=self._windows.most(name) if limited else None,
+                cap=self._windows.longest(name).amount if limited else None,
                 waiting=waiting[name],
             )
         return found

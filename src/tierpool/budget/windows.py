@@ -97,6 +97,11 @@ class Windows:
         """Return the caps of a resource."""
         return tuple(meter.cap for meter in self._meters.get(resource, ()))
 
+    def longest(self, resource: str) -> Cap:
+        """Return the cap of a limited resource's longest window."""
+        caps = (meter.cap for meter in self._meters[resource])
+        return max(caps, key=lambda cap: cap.seconds)
+
     def most(self, resource: str) -> int:
         """Return the most that can ever be granted of a limited resource at once."""
         caps = (meter.cap for meter in self._meters[resource])

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Group
 
+from tierpool.budget.resources import called
 from tierpool.cli.common import (
     DONE,
     connected,
@@ -22,7 +23,6 @@ from tierpool.cli.common import (
     print_json,
     table,
 )
-from tierpool.leases.lease import called
 from tierpool.pools.costs import BY, CostRow, CostsReport
 from tierpool.pools.spending import costs_of_fleet
 

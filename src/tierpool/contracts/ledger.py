@@ -177,7 +177,7 @@ class RenewalAnswer(Wire):
     short: dict[str, Shortage] = {}
     """By queue: bundles that were not granted."""
     most: dict[str, int] = {}
-    """What it may keep of a gauge, because others wait for some of it."""
+    """What it may keep besides what its calls hold, because others wait for it."""
     capped: tuple[str, ...] = ()
     """Resources that are limited; all others are free."""
     valid: float = 0.0

@@ -20,6 +20,7 @@ from temporalio.client import Client
 
 from tierpool.budget.cost import cost_usd
 from tierpool.budget.limits import fleet_limits
+from tierpool.budget.resources import amount_of, called
 from tierpool.contracts import Usage
 from tierpool.contracts.ledger import (
     CALLS,
@@ -33,7 +34,7 @@ from tierpool.errors import LeaseShort
 from tierpool.fleet import LoadedFleet
 from tierpool.leases.account import Needs
 from tierpool.leases.keeper import Keeper
-from tierpool.leases.lease import LEASE, Blocked, Lease, amount_of, called
+from tierpool.leases.lease import LEASE, Blocked, Lease
 from tierpool.leases.needs import Ask, Habits, nano
 
 __all__ = ["Held", "LeaseAgent", "LeaseView", "boot_time"]
@@ -43,6 +44,9 @@ _PATIENCE = 1.0
 _FIRST_SECONDS = 5.0
 """Workers wait so long for their first lease before they poll."""
 _LONGEST_HINT = 120.0
+_WAIT_IN_QUEUE = 10.0
+"""Longest hint where calls wait in the queue: it is not polled meanwhile, so that they
+come to no worker before they may begin, and begin at once then."""
 _COME_BACK = 2.0
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -115,6 +119,8 @@ class LeaseAgent:
         self._habits = Habits.of(self.fleet)
         self._lease = Lease(fleet_limits(self.fleet), self._habits)
         self._keeper = Keeper(self.fleet, self._lease, self.clock, self._tell)
+        waits = self.fleet.fleet.guardrails.on_exhausted == "wait"
+        self._longest_hint = _WAIT_IN_QUEUE if waits else _LONGEST_HINT
         self._top = list(self.fleet.snapshot.tiers.values())[-1].models[0].price
 
     @property
@@ -184,9 +190,10 @@ class LeaseAgent:
         blocked = self._lease.blocked_by(queue, now)
         if blocked is None:
             return "", ""
-        wait, why = blocked.until - now, f"{called(blocked.resource)} is used up"
+        wait = blocked.until - now
+        why = f"{called(blocked.resource)} leaves too little for another call"
         if wait > _COME_BACK:  # less: nobody knows when something comes back
-            why += f" for another {wait:.0f} s"
+            why += f" for {wait:.0f} s"
         return blocked.resource, why
 
     async def reserve(self, ask: Ask) -> Held:
@@ -290,8 +297,9 @@ class LeaseAgent:
         if limit == LEASE:
             why = self.trouble or "this worker has no valid lease of the fleet's limits"
         else:
-            why = f"{called(limit)} is used up: {amount_of(limit, needs[limit])} needed"
-        hint = timedelta(seconds=min(_LONGEST_HINT, max(_COME_BACK, wait)))
+            needed = amount_of(limit, needs[limit])
+            why = f"{called(limit)} leaves too little: the call may take {needed}"
+        hint = timedelta(seconds=min(self._longest_hint, max(_COME_BACK, wait)))
         return self._refused(ask, LeaseShort(why, limit=limit, retry_after=hint))
 
     def _refused(self, ask: Ask, error: LeaseShort) -> LeaseShort:

@@ -202,10 +202,15 @@ class Keeper:
         """
         self.lease.failed()
         self._period = min(_LONGEST_PERIOD, 1.5 * self._period)
+        if not self._told_slow and in_vain > 1:
+            self._told_slow = True
+            _log.warning("lease.slow", reason=reason)
         if in_vain >= _BUSY_FOR_LONG and not self.lease.valid(self.clock()):
             self._lost(reason)
         first, longest = _BUSY_SECONDS
-        await asyncio.sleep(random.uniform(0.0, min(longest, first * 2.0**in_vain)))
+        await asyncio.sleep(
+            random.uniform(0.0, min(longest, first * 2.0 ** min(in_vain, 10)))
+        )
 
     async def _stumbled(self, reason: str, in_vain: int) -> None:
         self._opened = False

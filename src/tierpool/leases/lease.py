@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from tierpool.contracts.ledger import (
     CALLS,
@@ -19,7 +18,7 @@ from tierpool.leases.account import Account, Needs
 from tierpool.leases.needs import Habits
 from tierpool.leases.tally import Tally
 
-__all__ = ["LEASE", "Blocked", "Lease", "amount_of", "called"]
+__all__ = ["LEASE", "Blocked", "Lease"]
 
 LEASE = ""
 """Stands for the lease itself, where that is what a call lacks."""
@@ -329,19 +328,3 @@ class Lease:
             for name in least:
                 most[name] = most.get(name, 0) + needs.get(name, 0)
         return Bundle(queue=queue, needs=least, wants=most) if least else None
-
-
-def called(resource: str) -> str:
-    """Name a resource as the fleet file does."""
-    if resource == USD:
-        return "max_cost_per_hour_usd"
-    if resource == CALLS:
-        return "max_concurrent"
-    what, _, whose = resource.partition(":")
-    names = {"role": "max_instances", "wip": "backpressure"}
-    return f"{names.get(what, f'{what}_per_minute')} of {whose}"
-
-
-def amount_of(resource: str, amount: int) -> str:
-    """Write an amount of a resource for people."""
-    return f"${Decimal(amount).scaleb(-9):f}" if resource == USD else f"{amount:,}"

@@ -90,6 +90,11 @@ def _failed(fleet: str, error: RPCError) -> LedgerUnreachable:
         return LedgerUnreachable(_ended(fleet))
     if error.status is RPCStatusCode.DEADLINE_EXCEEDED:
         return _silent(fleet)
+    if "in-flight updates" in error.message:
+        return LedgerBusy(
+            "the Temporal server takes too few Updates of a workflow at a time for all "
+            "workers of the fleet: set its history.maxInFlightUpdates to 500"
+        )
     words = f"the Temporal server does not answer: {error.message}"
     busy = error.status in _BUSY
     return LedgerBusy(words) if busy else LedgerUnreachable(words)

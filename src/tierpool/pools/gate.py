@@ -159,7 +159,7 @@ class Gate:
             LeaseShort: if a limit of the fleet is in the way (a NotAdmitted).
             TierpoolError: if no instance can be built.
         """
-        throttle = self.throttles.get(queue)
+        throttle = self.throttles.get(ask.queue)
         if throttle is not None and self._elsewhere(queue, throttle):
             wait = timedelta(seconds=throttle.closed_for)
             raise ModelUnavailable(throttle.why(), retry_after=wait)

@@ -11,11 +11,11 @@ from decimal import Decimal
 from temporalio.client import Client
 
 from tierpool.budget.ledger import Ledger, dollars
+from tierpool.budget.resources import called
 from tierpool.contracts.claims import ClaimsState, role_of, wip_of
 from tierpool.contracts.ledger import USD, FleetLimits, LedgerState
 from tierpool.contracts.reports import LeaseReport, WorkerReport
 from tierpool.fleet import LoadedFleet
-from tierpool.leases.lease import called
 from tierpool.pools.entities import Asked, EntityLife, ask_claims, ask_ledger
 
 __all__ = [

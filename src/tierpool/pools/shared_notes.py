@@ -8,12 +8,12 @@ from decimal import Decimal
 from tierpool.budget.claim_limits import claim_limits
 from tierpool.budget.ledger import dollars
 from tierpool.budget.limits import fleet_limits
+from tierpool.budget.resources import called
 from tierpool.contracts.claims import ClaimLimits, role_of, wip_of
 from tierpool.contracts.ledger import USD, Cap, FleetLimits
 from tierpool.contracts.limits import AppliedLimits
 from tierpool.contracts.reports import WorkerReport
 from tierpool.fleet import LoadedFleet
-from tierpool.leases.lease import called
 from tierpool.pools.shared import (
     ClaimsStatus,
     LedgerStatus,

@@ -13,6 +13,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 from tierpool.budget.ledger import Ledger, dollars
+from tierpool.budget.resources import amount_of, called
 from tierpool.contracts.ledger import (
     LEDGER_QUERY,
     RENEW_UPDATE,
@@ -112,8 +113,7 @@ class LedgerWorkflow:
         ledger, now = self._ledger, workflow.now().timestamp()
         lines = [
             f"{money(dollars(ledger.used(USD, now)))} settled in the rolling hour, "
-            f"{len(ledger.alive(now))} workers hold leases, generation "
-            f"{ledger.effective.generation}",
+            f"{len(ledger.alive(now))} workers hold leases",
             "",
         ]
         if ledger.closed_until > now:
@@ -122,8 +122,8 @@ class LedgerWorkflow:
             lines += ["| limited | used | leased | at most |", "|---|---|---|---|"]
         for name, caps in ledger.effective.caps.items():
             numbers = (ledger.used(name, now), ledger.held(name), caps[0].amount)
-            shown = [money(dollars(n)) if name == USD else f"{n:,}" for n in numbers]
-            lines.append(f"| {escape_markdown(name)} | {' | '.join(shown)} |")
+            shown = [amount_of(name, number) for number in numbers]
+            lines.append(f"| {escape_markdown(called(name))} | {' | '.join(shown)} |")
         lines += [
             f"\nalert at {alert.at:%Y-%m-%d %H:%M} UTC: {money(alert.hour_usd)} in an "
             f"hour, threshold {money(alert.threshold_usd)}"

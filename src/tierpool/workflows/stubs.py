@@ -101,7 +101,8 @@ async def alert_activity(alert: Alert) -> None:
         schedule_to_close_timeout=_TELL_FOR,
         start_to_close_timeout=timedelta(seconds=20),
         retry_policy=_TELL,
-        summary=f"alert: {alert.hour_usd} USD in an hour, above {alert.threshold_usd}",
+        summary=f"alert: {alert.hour_usd.normalize():f} USD in an hour reach "
+        f"{alert.threshold_usd.normalize():f}",
     )
 
 

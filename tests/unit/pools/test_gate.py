@@ -18,7 +18,9 @@ from tierpool.pools.throttle import Throttle
 
 from .conftest import Clock
 
-ASK = Ask(flow="review", role="reviewer")
+ASK = Ask(flow="review", role="reviewer", queue="nano")
+SPARE = Ask(flow="review", role="reviewer", queue="nano--1")
+TOOL = Ask(flow="review", role="checker")
 
 
 class Agent:
@@ -113,7 +115,7 @@ async def test_queue_of_an_unavailable_model_is_polled_to_send_on(
         async with gate.admit("nano", ASK):
             pass
     with pytest.raises(NotAdmitted) as caught:
-        async with gate.admit("nano--1", ASK):
+        async with gate.admit("nano--1", SPARE):
             pass
     assert not isinstance(caught.value, ModelUnavailable)
     assert caught.value.retry_after is not None
@@ -183,7 +185,7 @@ async def test_tools_need_no_throttle() -> None:
     gate = Gate(
         Pool("tools", PoolSpec(min_instances=0, max_instances=1), build), {}, lease_of()
     )
-    async with gate.admit("", ASK) as admitted:
+    async with gate.admit("", TOOL) as admitted:
         admitted.answered(None)
         admitted.refused(None)
         admitted.refused_key("no matter")
