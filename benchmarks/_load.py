@@ -53,6 +53,10 @@ Customer number and a log of the last try are in the attachment.
 """
 
 
+RATES = "requests_per_minute: 1000000, tokens_per_minute: 1000000000, burst: 100000"
+HOUR = "max_cost_per_hour_usd: 100000, alert_threshold_usd: 90000"
+
+
 class Item(BaseModel):
     """Input of the baseline's and of the user's own workflow."""
 
@@ -75,6 +79,10 @@ class Variant:
     """False: as many slots, but no gate, and one model client for all calls."""
     cap_usd: str = ""
     """Budget of each item, which no item uses up; empty for none."""
+    limits: bool = False
+    """Limits of the whole fleet, which nothing uses up: money, rates, calls at a time."""
+    claims: bool = False
+    """A role cap, too: each attempt asks for a claim."""
 
     @property
     def fleet(self) -> str:
@@ -99,6 +107,8 @@ VARIANTS = (
     Variant("unpooled", "g", "call", pooled=False),
     Variant("routed", "c", "call", routed=True),
     Variant("budget", "f", "call", routed=True, cap_usd="10"),
+    Variant("limits", "h", "call", routed=True, cap_usd="10", limits=True),
+    Variant("claims", "i", "call", routed=True, cap_usd="10", limits=True, claims=True),
     Variant("flow_fixed", "d", "flow"),
     Variant("flow_routed", "e", "flow", routed=True),
 )
@@ -111,6 +121,9 @@ def write_fleet(
     role_tier: str,
     base_url: str,
     cap_usd: str = "",
+    *,
+    limits: bool = False,
+    claims: bool = False,
 ) -> Path:
     """Write a fleet whose tiers all use the scripted provider; return its file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,9 +138,15 @@ def write_fleet(
             f"    max_output_tokens: {MAX_OUTPUT_TOKENS}",
             "    pool: {max_instances: 200}",
         ]
+        if limits:
+            lines += [f"    rate_limit: {{{RATES}}}"]
+    if limits:
+        lines += ["max_concurrent: 10000"]
     if cap_usd:
-        lines += [f"guardrails: {{max_cost_per_workflow_usd: {cap_usd}}}"]
-    lines += ["agents:", f"  clerk: {{prompt: prompt.md, tier: {role_tier}}}"]
+        hour = f", {HOUR}" if limits else ""
+        lines += [f"guardrails: {{max_cost_per_workflow_usd: {cap_usd}{hour}}}"]
+    most = ", max_instances: 10000" if claims else ""
+    lines += ["agents:", f"  clerk: {{prompt: prompt.md, tier: {role_tier}{most}}}"]
     lines += ["flows:"]
     for calls in range(1, CALLS + 1):
         lines += [f"  {flow_of(calls)}:", "    initial: s0", "    transitions:"]

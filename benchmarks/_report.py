@@ -116,11 +116,13 @@ def size_table(found: Found) -> Table:
 
 def verdict(found: Found) -> dict[str, Target]:
     """Compare the figures that have a target with it; of several the worst one counts."""
-    called = ("fixed", "routed", "budget")
+    called = ("fixed", "routed", "budget", "limits")
     at_least = {
         "throughput_fixed": (found.throughput("fixed"), 0.85),
         "throughput_routed": (found.throughput("routed"), 0.80),
         "throughput_budget": (found.throughput("budget"), 0.75),
+        "throughput_limits": (found.throughput("limits"), 0.70),
+        "throughput_claims": (found.throughput("claims"), 0.70),
         "throughput_with_pools_to_without": (found.pools(), 0.97),
     }
     at_most = {

@@ -83,6 +83,11 @@ async def serve_fleet(
             ready()
             await stop.wait()
         return
+    if args.what == "control":
+        await run_workers(
+            client, Served(control=True), stop, grace=GRACE, on_ready=lambda _: ready()
+        )
+        return
     flows = variant is not None and variant.kind == "flow"
     pools = variant.tiers if variant else tuple(fleet.fleet.tiers)
     running = run_workers(
@@ -144,7 +149,9 @@ async def unpooled_workers(client: Client, variant: Variant) -> AsyncIterator[No
 async def main() -> None:
     """Serve what the command line names."""
     parser = argparse.ArgumentParser(prog="benchmarks/_workers.py")
-    parser.add_argument("what", choices=["pools", *(v.name for v in VARIANTS)])
+    parser.add_argument(
+        "what", choices=["pools", "control", *(v.name for v in VARIANTS)]
+    )
     parser.add_argument("--address", required=True, help="the Temporal server's")
     parser.add_argument("--provider", default="", help="base URL; for the baseline")
     parser.add_argument("--fleet", default="", help="fleet file; for the others")

@@ -13,13 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import aiohttp
 from _load import DELAY_S, VARIANTS, Variant, write_fleet
 from _measure import Bench, history_of, latency_of, window_of
-from _processes import python, rss_bytes
+from _processes import Child, python, rss_bytes
 from _program import MEMORY, console, print_targets, progress, run_program
 from _report import Found, notes, size_table, speed_table, verdict
 from temporalio.client import Client
@@ -97,8 +97,11 @@ async def start_variant(
         role_tier = "auto" if variant.routed else "standard"
         folder = scratch / variant.name
         fleet = write_fleet(
-            folder, variant.fleet, variant.tiers, role_tier, provider, variant.cap_usd
-        )
+            folder, variant.fleet, variant.tiers, role_tier, provider, variant.cap_usd,
+            limits=variant.limits, claims=variant.claims,
+        )  # fmt: skip
+        if variant.limits:
+            await stack.enter_async_context(_control(fleet, address, scratch))
         arguments += ["--fleet", str(fleet)]
         plugin = TierpoolPlugin(load_fleet(fleet))
         client = await Client.connect(address, plugins=[plugin])
@@ -108,6 +111,17 @@ async def start_variant(
         )
     )
     return client, child.pid
+
+
+def _control(
+    fleet: Path, address: str, scratch: Path
+) -> AbstractAsyncContextManager[Child]:
+    """Run the ledger and the claims in a process of their own, as is recommended."""
+    return python(
+        *(str(HERE / "_workers.py"), "control", "--address", address),
+        *("--fleet", str(fleet)),
+        log=scratch / "control.log",
+    )
 
 
 async def start_bench(stack: AsyncExitStack, scratch: Path, address: str) -> Bench:
