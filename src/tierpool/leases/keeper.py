@@ -216,8 +216,6 @@ class Keeper:
         self._opened = False
         self.lease.failed()
         if not self.lease.limited:
-            if in_vain == 1:
-                _log.info("costs.not_counted", reason=reason)
             await asyncio.sleep(_COUNT_AGAIN_SECONDS)
             return
         self._lost(reason)
