@@ -60,6 +60,7 @@ class Habits:
     """Of the tokens that a call may answer, how many it does answer."""
     _usd: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     _tokens: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    _known: dict[str, int] | None = None
     _starts: deque[float] = field(default_factory=lambda: deque(maxlen=256))
 
     @staticmethod
@@ -84,15 +85,13 @@ class Habits:
 
     def began(self, needs: dict[str, int], now: float) -> None:
         """Learn from a call that begins."""
-        self._usd.append(needs[USD])
-        self._tokens.append(needs[tokens_of(self.queue)])
+        self._learn(needs)
         self._starts.append(now)
 
     def sent_back(self, needs: dict[str, int]) -> None:
         """Learn from a call that could not begin, if nothing else is known."""
         if not self._usd:
-            self._usd.append(needs[USD])
-            self._tokens.append(needs[tokens_of(self.queue)])
+            self._learn(needs)
 
     def ended(self, ask: Ask, usage: Usage) -> None:
         """Learn from what a call used."""
@@ -105,12 +104,22 @@ class Habits:
 
     def usual(self) -> dict[str, int]:
         """Return what 95 of 100 calls take at most; without any, a guess."""
+        if self._known is None:  # asked for with every slot
+            self._known = self._usual()
+        return self._known
+
+    def _usual(self) -> dict[str, int]:
         if not self._usd:
             sent = input_tokens(_USUAL_BYTES, 2)
             price = self.price
             usd = worst_case_usd(sent, self.output_tokens, price) if price else 0
             return self._all(nano(Decimal(usd)), 1)
         return self._all(_most(self._usd), _most(self._tokens))
+
+    def _learn(self, needs: dict[str, int]) -> None:
+        self._usd.append(needs[USD])
+        self._tokens.append(needs[tokens_of(self.queue)])
+        self._known = None
 
     def starts_per_second(self, now: float) -> float:
         """Return how many calls began lately."""
