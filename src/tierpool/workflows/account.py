@@ -110,9 +110,13 @@ async def perform(
     last: AgentResult | FailureDetail | None = None
     try:
         last = await _attempt(run, request, held, summary, made)
-        return last
-    finally:
-        await run.claims.release(claim, used_of(needs, request.role, last))
+    except GeneratorExit:
+        raise  # an evicted run is closed: nothing can be awaited any more
+    except BaseException:
+        await run.claims.release(claim, used_of(needs, request.role, None))
+        raise
+    await run.claims.release(claim, used_of(needs, request.role, last))
+    return last
 
 
 async def _attempt(
