@@ -230,15 +230,27 @@ async def _until_stopped(
     finally:
         stopping.cancel()
         saying = asyncio.ensure_future(draining())
-        # the shutdown of one that could not begin would wait for ever
-        pairs = zip(workers, running, strict=True)
-        await asyncio.gather(*(w.shutdown() for w, task in pairs if not task.done()))
+        pairs = list(zip(workers, running, strict=True))
+        # the ledger answers the others' last words
+        await _shut_down([one for one in pairs if not _is_control(one[0])])
+        await _shut_down([one for one in pairs if _is_control(one[0])])
         results = await asyncio.gather(*running, return_exceptions=True)
         await saying
     _log.info("worker.stopped")
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def _is_control(worker: Worker) -> bool:
+    return worker.task_queue.endswith("-control")
+
+
+async def _shut_down(some: Sequence[tuple[Worker, asyncio.Task[None]]]) -> None:
+    """Drain workers and wait until they have ended, however they do."""
+    # the shutdown of one that could not begin would wait for ever
+    await asyncio.gather(*(w.shutdown() for w, task in some if not task.done()))
+    await asyncio.gather(*(task for _, task in some), return_exceptions=True)
 
 
 def _load(fleet: LoadedFleet, served: Served) -> None:
