@@ -31,7 +31,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from tierpool.activities.agents import AgentActivities
 from tierpool.activities.alerts import AlertActivities
-from tierpool.activities.claims import ClaimActivities, tell_limits
+from tierpool.activities.claims import ClaimActivities
 from tierpool.activities.classify import route
 from tierpool.activities.conversations import ConversationStore
 from tierpool.activities.governed import governing
@@ -42,6 +42,7 @@ from tierpool.activities.providers.base import WRONG_KEY, ProviderError
 from tierpool.activities.providers.clients import AgentClient
 from tierpool.activities.resets import spent
 from tierpool.blueprint import MOST_INSTANCES
+from tierpool.budget.claim_limits import claim_limits
 from tierpool.codec import ZlibCodec
 from tierpool.config import load_fleet
 from tierpool.contracts import WorkItem
@@ -51,6 +52,7 @@ from tierpool.interceptors.guardrail import GuardrailInterceptor
 from tierpool.interceptors.log_context import LogContextInterceptor
 from tierpool.interceptors.outbound import RunInterceptor
 from tierpool.leases import LeaseAgent
+from tierpool.leases.applied import tell_claims
 from tierpool.leases.post import LedgerUnreachable, open_ledger
 from tierpool.pools.gate import Gate
 from tierpool.pools.instances import Pool
@@ -199,7 +201,8 @@ class TierpoolPlugin(SimplePlugin):
         """Look after the pool of a tier's worker for as long as it runs."""
         name = pool_of_queue(self.tierpool_fleet, worker.task_queue)
         if worker.task_queue == f"{self.tierpool_fleet.name}-control":
-            await tell_limits(worker.client, self.tierpool_fleet)
+            limits = claim_limits(self.tierpool_fleet)
+            await tell_claims(worker.client, self.tierpool_fleet.name, limits)
             with suppress(LedgerUnreachable):  # workers say so as they ask for a lease
                 await open_ledger(worker.client, self.tierpool_fleet.name)
         own = (f"{self.tierpool_fleet.name}-{part}" for part in ("flows", "control"))

@@ -23,6 +23,7 @@ from tierpool.contracts.claims import (
     ClaimsState,
 )
 from tierpool.fleet import LoadedFleet
+from tierpool.pools.apply import apply_limits, wanted_limits
 from tierpool.testing import RateLimited, Reply
 from tierpool.worker import Served
 
@@ -400,6 +401,19 @@ async def test_restarted_control_worker_tells_of_its_file(running: Start) -> Non
         state = await until_claims(fleet, lambda s: s.resources["role:worker"].cap == 7)
 
     assert 0 == state.limits.generation
+
+
+async def test_claims_start_with_what_was_applied_before_them(running: Start) -> None:
+    """The first claim of a fleet meets the limits of today, not those of the file."""
+    fleet = await running(worked("max_instances: 1"), base=BASE)
+    fleet.provider.default(Reply("fine"))
+    other = changed(fleet, "max_instances: 1}", "max_instances: 7}")
+    await apply_limits(fleet.client, fleet.fleet.name, wanted_limits(other))
+
+    await fleet.run("work")
+
+    state = await claims_of(fleet)
+    assert (1, 7) == (state.limits.generation, state.resources["role:worker"].cap)
 
 
 async def test_line_goes_on_in_the_next_run(running: Start) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import httpx2
 import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from tierpool.activities.providers.http import http_client
-from tierpool.budget.resources import amount_of
-from tierpool.contracts.ledger import NANO, USD, Alert
+from tierpool.budget.resources import nano, told
+from tierpool.contracts.ledger import USD, Alert
 from tierpool.fleet import LoadedFleet
 
 __all__ = ["AlertActivities"]
@@ -60,10 +58,12 @@ class AlertActivities:
 
 def _body(alert: Alert) -> dict[str, object]:
     """Write an alert as JSON; `text` is what chat programs show."""
-    cap = f" (cap {_usd(alert.cap_usd)})" if alert.cap_usd is not None else ""
+    cap = (
+        f" (cap {told(USD, nano(alert.cap_usd))})" if alert.cap_usd is not None else ""
+    )
     text = (
-        f"tierpool fleet {alert.fleet}: {_usd(alert.hour_usd)} in the last hour, which "
-        f"reaches the alert threshold of {_usd(alert.threshold_usd)}{cap}"
+        f"tierpool fleet {alert.fleet}: {told(USD, nano(alert.hour_usd))} in the last hour, which "
+        f"reaches the alert threshold of {told(USD, nano(alert.threshold_usd))}{cap}"
     )
     return {
         "text": text,
@@ -81,7 +81,3 @@ def _untold(why: str) -> ApplicationError:
         type="AlertUntold",
         category=ApplicationErrorCategory.BENIGN,  # it is tried again: no trace in logs
     )
-
-
-def _usd(amount: Decimal) -> str:
-    return amount_of(USD, int(amount * NANO))

@@ -1,23 +1,17 @@
-"""Starts the claims of a fleet, and tells them of the limits of this file."""
+"""Starts the claims of a fleet, with the limits that count now."""
 
 from __future__ import annotations
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
 
-from tierpool.budget.claim_limits import claim_limits
-from tierpool.contracts.claims import (
-    CLAIM_LIMITS_SIGNAL,
-    ClaimsOpened,
-    ClaimsState,
-    claims_id,
-)
+from tierpool.contracts.claims import ClaimsOpened, ClaimsState, claims_id
 from tierpool.fleet import LoadedFleet
+from tierpool.leases.applied import applied_limits, limits_of_claims
 
-__all__ = ["ClaimActivities", "tell_limits"]
+__all__ = ["ClaimActivities"]
 
 
 class ClaimActivities:
@@ -35,7 +29,9 @@ class ClaimActivities:
         is held.
         """
         client = activity.client()
-        state = ClaimsState(fleet=fleet, limits=claim_limits(self._fleet))
+        applied = await applied_limits(client, fleet)
+        limits = limits_of_claims(applied, self._fleet)
+        state = ClaimsState(fleet=fleet, limits=limits)
         try:
             await client.start_workflow(
                 "ClaimsWorkflow",
@@ -51,13 +47,3 @@ class ClaimActivities:
                 ended=known.status is not WorkflowExecutionStatus.RUNNING
             )
         return ClaimsOpened()
-
-
-async def tell_limits(client: Client, fleet: LoadedFleet) -> None:
-    """Let running claims follow the limits of this file, unless others were applied."""
-    claims = client.get_workflow_handle(claims_id(fleet.name))
-    try:
-        await claims.signal(CLAIM_LIMITS_SIGNAL, claim_limits(fleet))
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:
-            raise

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from decimal import Decimal
 
+from tierpool.budget.resources import dollars
 from tierpool.budget.totals import Hours
 from tierpool.budget.windows import Windows, stricter
 from tierpool.contracts.ledger import (
@@ -29,7 +29,7 @@ from tierpool.contracts.ledger import (
     Shortage,
 )
 
-__all__ = ["Ledger", "dollars"]
+__all__ = ["Ledger"]
 
 _WITHOUT_LIMIT = 1 << 62
 _PERIOD = 1.0
@@ -370,11 +370,6 @@ class Ledger:
     def _valid(self, request: Renewal, now: float) -> float:
         period = max(self._period(now), request.period)
         return max(_VALID, _VALID_PERIODS * period)
-
-
-def dollars(nano: int) -> Decimal:
-    """Return nano-dollars as USD, exactly."""
-    return Decimal(nano).scaleb(-9) if nano else Decimal(0)
 
 
 def _caps(limits: FleetLimits) -> dict[str, tuple[Cap, ...]]:

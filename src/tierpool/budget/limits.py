@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import os
 from datetime import timedelta
-from decimal import Decimal
 
 from tierpool.blueprint import RateLimit
+from tierpool.budget.resources import nano
 from tierpool.contracts.ledger import (
     CALLS,
-    NANO,
     USD,
     Cap,
     FleetLimits,
@@ -38,9 +37,9 @@ def fleet_limits(fleet: LoadedFleet) -> FleetLimits:
     rules, tiers = fleet.fleet.guardrails, fleet.fleet.tiers
     caps: dict[str, tuple[Cap, ...]] = {}
     if rules.max_cost_per_hour_usd is not None:
-        nano = int(rules.max_cost_per_hour_usd * Decimal(NANO))
+        cap = nano(rules.max_cost_per_hour_usd)
         hour = float(os.environ.get(HOUR_VARIABLE) or 3600)
-        caps[USD] = (Cap(amount=nano, seconds=hour, bucket=hour / 60),)
+        caps[USD] = (Cap(amount=cap, seconds=hour, bucket=hour / 60),)
     if fleet.fleet.max_concurrent is not None:
         caps[CALLS] = (Cap(amount=fleet.fleet.max_concurrent),)
     for name, queues in fleet.queues.items():

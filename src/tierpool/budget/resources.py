@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
-from tierpool.contracts.ledger import CALLS, USD
+from tierpool.contracts.ledger import CALLS, NANO, USD
 
-__all__ = ["amount_of", "called"]
+__all__ = ["called", "dollars", "nano", "told"]
 
 
 def called(resource: str) -> str:
@@ -20,9 +20,16 @@ def called(resource: str) -> str:
     return f"{names.get(what, f'{what}_per_minute')} of {whose}"
 
 
-def amount_of(resource: str, amount: int) -> str:
+def told(resource: str, amount: int) -> str:
     """Write an amount of a resource for people; dollars exactly."""
-    if resource != USD:
-        return f"{amount:,}"
-    whole = f"{Decimal(amount).scaleb(-9):f}"
-    return "$" + (whole.rstrip("0").rstrip(".") if "." in whole else whole)
+    return f"${dollars(amount).normalize():f}" if resource == USD else f"{amount:,}"
+
+
+def dollars(amount: int) -> Decimal:
+    """Return nano-dollars as USD, exactly."""
+    return Decimal(amount).scaleb(-9) if amount else Decimal(0)
+
+
+def nano(usd: Decimal) -> int:
+    """Return USD as whole nano-dollars, never less."""
+    return int((usd * NANO).to_integral_value(ROUND_CEILING))

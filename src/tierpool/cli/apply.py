@@ -8,7 +8,7 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from tierpool.budget.ledger import dollars
+from tierpool.budget.resources import told
 from tierpool.cli.common import (
     DONE,
     FAILED,
@@ -19,7 +19,6 @@ from tierpool.cli.common import (
     print_json,
     table,
 )
-from tierpool.contracts.ledger import USD
 from tierpool.contracts.limits import (
     AppliedLimits,
     LimitsRequest,
@@ -176,11 +175,7 @@ def _caps(wanted: LimitsRequest) -> list[tuple[str, str]]:
     """Name what holds for the whole fleet, and how much it is."""
     all_caps = [limits.caps for limits in (wanted.shared, wanted.claims) if limits]
     return [
-        (claimed_as(name), _amount(name, some[0].amount))
+        (claimed_as(name), told(name, some[0].amount))
         for caps in all_caps
         for name, some in caps.items()
     ]
-
-
-def _amount(name: str, amount: int) -> str:
-    return f"${dollars(amount).normalize():f}" if name == USD else f"{amount:,}"

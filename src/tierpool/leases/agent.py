@@ -20,7 +20,7 @@ from temporalio.client import Client
 
 from tierpool.budget.cost import cost_usd
 from tierpool.budget.limits import fleet_limits
-from tierpool.budget.resources import amount_of, called
+from tierpool.budget.resources import called, nano, told
 from tierpool.contracts import Usage
 from tierpool.contracts.ledger import (
     CALLS,
@@ -35,7 +35,7 @@ from tierpool.fleet import LoadedFleet
 from tierpool.leases.account import Needs
 from tierpool.leases.keeper import Keeper
 from tierpool.leases.lease import LEASE, Blocked, Lease
-from tierpool.leases.needs import Ask, Habits, nano
+from tierpool.leases.needs import Ask, Habits
 
 __all__ = ["Held", "LeaseAgent", "LeaseView", "boot_time"]
 
@@ -259,7 +259,8 @@ class LeaseAgent:
             self._write()
         lease.changed = True
         lease.tally.add(self._total(ask, usage, cost, unbilled=unbilled))
-        self._tell()
+        if lease.limited:  # else nobody waits for it
+            self._tell()
         self._keeper.wake.set()
 
     def view(self) -> LeaseView:
@@ -291,13 +292,13 @@ class LeaseAgent:
             limit, wait = blocked.resource, blocked.until - self.clock()
         most = blocked.cap if blocked is not None else None
         if most is not None and needs.get(limit, 0) > most:
-            what = f"{called(limit)} allows {amount_of(limit, most)} in all"
-            why = f"the call may take {amount_of(limit, needs[limit])}, and {what}"
+            what = f"{called(limit)} allows {told(limit, most)} in all"
+            why = f"the call may take {told(limit, needs[limit])}, and {what}"
             return self._refused(ask, LeaseShort(why, limit=limit, never=True))
         if limit == LEASE:
             why = self.trouble or "this worker has no valid lease of the fleet's limits"
         else:
-            needed = amount_of(limit, needs[limit])
+            needed = told(limit, needs[limit])
             why = f"{called(limit)} leaves too little: the call may take {needed}"
         hint = timedelta(seconds=min(self._longest_hint, max(_COME_BACK, wait)))
         return self._refused(ask, LeaseShort(why, limit=limit, retry_after=hint))

@@ -1,4 +1,4 @@
-"""What `tierpool apply` has applied to a running fleet."""
+"""Limits on their way: what was applied to a running fleet, and to its claims."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from datetime import timedelta
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
+from tierpool.budget.claim_limits import claim_limits
+from tierpool.contracts.claims import CLAIM_LIMITS_SIGNAL, ClaimLimits, claims_id
 from tierpool.contracts.limits import LIMITS_MEMO, AppliedLimits, limits_id
+from tierpool.fleet import LoadedFleet
 
-__all__ = ["applied_limits"]
+__all__ = ["applied_limits", "limits_of_claims", "tell_claims"]
 
 _TIMEOUT = timedelta(seconds=5)
 
@@ -34,3 +37,25 @@ async def applied_limits(client: Client, fleet: str) -> AppliedLimits:
         return AppliedLimits()
     written = await found.memo_value(LIMITS_MEMO, "", type_hint=str)
     return AppliedLimits.model_validate_json(written) if written else AppliedLimits()
+
+
+def limits_of_claims(applied: AppliedLimits, fleet: LoadedFleet) -> ClaimLimits:
+    """Return what the claims of a fleet go by: what was applied, else the file."""
+    number = {"generation": applied.generation}
+    return applied.claims or claim_limits(fleet).model_copy(update=number)
+
+
+async def tell_claims(
+    client: Client, fleet: str, limits: ClaimLimits, timeout: timedelta | None = None
+) -> None:
+    """Let running claims follow limits, unless later ones were applied.
+
+    Raises:
+        RPCError: if the server does not answer; that there are no claims is fine.
+    """
+    handle = client.get_workflow_handle(claims_id(fleet))
+    try:
+        await handle.signal(CLAIM_LIMITS_SIGNAL, limits, rpc_timeout=timeout)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise

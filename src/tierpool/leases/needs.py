@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 
 from tierpool.blueprint import Price
 from tierpool.budget.estimate import input_tokens, worst_case_usd
+from tierpool.budget.resources import nano
 from tierpool.contracts import Usage
-from tierpool.contracts.ledger import CALLS, NANO, USD, requests_of, tokens_of
+from tierpool.contracts.ledger import CALLS, USD, requests_of, tokens_of
 from tierpool.fleet import LoadedFleet
 
-__all__ = ["Ask", "Habits", "nano"]
+__all__ = ["Ask", "Habits"]
 
 _REMEMBERED = 64
 _SHARE = 0.95
@@ -133,11 +134,6 @@ class Habits:
             requests_of(self.queue): 1,
             tokens_of(self.queue): tokens,
         }
-
-
-def nano(usd: Decimal) -> int:
-    """Return USD as whole nano-dollars, never less."""
-    return int((usd * NANO).to_integral_value(ROUND_CEILING))
 
 
 def _most(values: deque[int]) -> int:

@@ -15,16 +15,14 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from tierpool.blueprint import PoolSpec
-from tierpool.budget.claim_limits import claim_limits
 from tierpool.budget.limits import fleet_limits
-from tierpool.contracts.claims import CLAIM_LIMITS_SIGNAL, claims_id
 from tierpool.contracts.limits import AppliedLimits
 from tierpool.fleet import LoadedFleet
 from tierpool.leases import LeaseAgent
-from tierpool.leases.applied import applied_limits
+from tierpool.leases.applied import applied_limits, limits_of_claims, tell_claims
 from tierpool.pools.instances import Pool
 from tierpool.pools.report import Reporter
 
@@ -103,15 +101,9 @@ class Follower:
         }
 
     async def _tell_claims(self, applied: AppliedLimits) -> None:
-        """Let the claims follow, if there are any; they start with the file's limits."""
-        number = {"generation": applied.generation}
-        limits = applied.claims or claim_limits(self._fleet).model_copy(update=number)
-        handle = self._client.get_workflow_handle(claims_id(self._fleet.name))
-        try:
-            await handle.signal(CLAIM_LIMITS_SIGNAL, limits, rpc_timeout=_TIMEOUT)
-        except RPCError as error:
-            if error.status is not RPCStatusCode.NOT_FOUND:
-                raise
+        """Let the claims follow, if there are any."""
+        limits = limits_of_claims(applied, self._fleet)
+        await tell_claims(self._client, self._fleet.name, limits, _TIMEOUT)
 
     def _take(self, applied: AppliedLimits, specs: Mapping[str, PoolSpec]) -> None:
         for name, spec in specs.items():

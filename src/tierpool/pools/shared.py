@@ -10,8 +10,8 @@ from decimal import Decimal
 
 from temporalio.client import Client
 
-from tierpool.budget.ledger import Ledger, dollars
-from tierpool.budget.resources import called
+from tierpool.budget.ledger import Ledger
+from tierpool.budget.resources import called, dollars
 from tierpool.contracts.claims import ClaimsState, role_of, wip_of
 from tierpool.contracts.ledger import USD, FleetLimits, LedgerState
 from tierpool.contracts.reports import LeaseReport, WorkerReport

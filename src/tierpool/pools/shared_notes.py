@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from tierpool.budget.claim_limits import claim_limits
-from tierpool.budget.ledger import dollars
 from tierpool.budget.limits import fleet_limits
-from tierpool.budget.resources import called
+from tierpool.budget.resources import called, told
 from tierpool.contracts.claims import ClaimLimits, role_of, wip_of
-from tierpool.contracts.ledger import USD, Cap, FleetLimits
+from tierpool.contracts.ledger import Cap, FleetLimits
 from tierpool.contracts.limits import AppliedLimits
 from tierpool.contracts.reports import WorkerReport
 from tierpool.fleet import LoadedFleet
@@ -132,8 +131,7 @@ def _number(amount: int | None) -> str:
 def _told(name: str, caps: tuple[Cap, ...] | None) -> str:
     if not caps:
         return "not set"
-    amount = caps[0].amount
-    return _money(dollars(amount)) if name == USD else f"{amount:,}"
+    return told(name, caps[0].amount)
 
 
 def _money(usd: Decimal | None) -> str:

@@ -32,9 +32,9 @@ from tierpool.contracts.claims import (
 )
 from tierpool.contracts.ledger import requests_of, tokens_of
 from tierpool.fleet import FleetSnapshot, RoleSnapshot
-from tierpool.workflows.claim_stubs import open_claims_activity
 from tierpool.workflows.drawing import tell
 from tierpool.workflows.render import escape_markdown, shorten
+from tierpool.workflows.stubs import open_claims_activity
 
 __all__ = ["Claim", "RunClaims", "cancels", "needs_of", "used_of"]
 

@@ -30,8 +30,8 @@ from tierpool.contracts.claims import (
     HoldersRequest,
     WaitingClaim,
 )
-from tierpool.workflows.claim_stubs import holders_activity
 from tierpool.workflows.render import escape_markdown
+from tierpool.workflows.stubs import holders_activity
 
 __all__ = ["ClaimsWorkflow"]
 

@@ -12,8 +12,8 @@ from decimal import Decimal
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
-from tierpool.budget.ledger import Ledger, dollars
-from tierpool.budget.resources import amount_of, called
+from tierpool.budget.ledger import Ledger
+from tierpool.budget.resources import called, dollars, told
 from tierpool.contracts.ledger import (
     LEDGER_QUERY,
     RENEW_UPDATE,
@@ -122,7 +122,7 @@ class LedgerWorkflow:
             lines += ["| limited | used | leased | at most |", "|---|---|---|---|"]
         for name, caps in ledger.effective.caps.items():
             numbers = (ledger.used(name, now), ledger.held(name), caps[0].amount)
-            shown = [amount_of(name, number) for number in numbers]
+            shown = [told(name, number) for number in numbers]
             lines.append(f"| {escape_markdown(called(name))} | {' | '.join(shown)} |")
         lines += [
             f"\nalert at {alert.at:%Y-%m-%d %H:%M} UTC: {money(alert.hour_usd)} in an "

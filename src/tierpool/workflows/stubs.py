@@ -18,12 +18,15 @@ from tierpool.contracts import (
     RouteRequest,
     Spent,
 )
+from tierpool.contracts.claims import ClaimsOpened, HoldersGone, HoldersRequest
 from tierpool.contracts.ledger import Alert
 
 __all__ = [
     "alert_activity",
     "attempt_activity",
     "fleet_activity",
+    "holders_activity",
+    "open_claims_activity",
     "route_activity",
     "spent_activity",
 ]
@@ -38,7 +41,7 @@ _ONCE = RetryPolicy(maximum_attempts=1)
 _TELL = RetryPolicy(maximum_interval=timedelta(minutes=1))
 _TELL_FOR = timedelta(minutes=15)
 """After that nobody hears of an alert any more; it stands in the ledger's details."""
-_LOCAL = RetryPolicy(maximum_attempts=2)
+_TWICE = RetryPolicy(maximum_attempts=2)
 
 
 @activity.defn(name="tierpool_route")
@@ -61,13 +64,23 @@ async def _spent(run_id: str) -> Spent:
     raise NotImplementedError(run_id)
 
 
+@activity.defn(name="tierpool_open_claims")
+async def _open_claims(fleet: str) -> ClaimsOpened:
+    raise NotImplementedError(fleet)
+
+
+@activity.defn(name="tierpool_holders")
+async def _holders(request: HoldersRequest) -> HoldersGone:
+    raise NotImplementedError(request)
+
+
 async def route_activity(request: RouteRequest, summary: str) -> RouteAnswer:
     """Let the classifier and the policy decide on a tier."""
     return await workflow.execute_local_activity(
         _route,
         request,
         start_to_close_timeout=timedelta(seconds=5),
-        retry_policy=_LOCAL,
+        retry_policy=_TWICE,
         summary=summary,
     )
 
@@ -77,7 +90,7 @@ async def fleet_activity() -> str:
     return await workflow.execute_local_activity(
         _fleet,
         start_to_close_timeout=timedelta(seconds=5),
-        retry_policy=_LOCAL,
+        retry_policy=_TWICE,
         summary="fleet",
     )
 
@@ -103,6 +116,29 @@ async def alert_activity(alert: Alert) -> None:
         retry_policy=_TELL,
         summary=f"alert: {alert.hour_usd.normalize():f} USD in an hour reach "
         f"{alert.threshold_usd.normalize():f}",
+    )
+
+
+async def open_claims_activity(fleet: str) -> ClaimsOpened:
+    """Start the claims of a fleet, unless they were ended by somebody."""
+    return await workflow.execute_local_activity(
+        _open_claims,
+        fleet,
+        start_to_close_timeout=timedelta(seconds=10),
+        retry_policy=_TWICE,
+        summary="start the claims workflow",
+    )
+
+
+async def holders_activity(request: HoldersRequest) -> HoldersGone:
+    """Ask the server which holders have ended; not for long: it is asked again."""
+    return await workflow.execute_activity(
+        _holders,
+        request,
+        start_to_close_timeout=timedelta(seconds=20),
+        schedule_to_close_timeout=timedelta(seconds=30),
+        retry_policy=_TWICE,
+        summary=f"looks after {len(request.holders)} holders",
     )
 
 
