@@ -41,8 +41,8 @@ class Bench:
     provider: str
     """Base URL of the scripted provider."""
     http: aiohttp.ClientSession
-    pids: Mapping[str, int]
-    """`server` and `provider`, and the worker process of each variant by name."""
+    pids: Mapping[str, tuple[int, ...]]
+    """Of `server` and `provider`, and of each variant's own processes by its name."""
     clients: Mapping[str, Client]
     """A client for each variant, by name."""
 
@@ -58,9 +58,9 @@ class Bench:
             "server": self.pids["server"],
             "worker": self.pids[variant.name],
             "provider": self.pids["provider"],
-            "driver": os.getpid(),
+            "driver": (os.getpid(),),
         }
-        used = {part: cpu_seconds(pid) for part, pid in parts.items()}
+        used = {part: sum(map(cpu_seconds, pids)) for part, pids in parts.items()}
         return {**used, "machine": machine_seconds()}
 
     async def start(

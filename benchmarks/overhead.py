@@ -87,8 +87,9 @@ async def measure_provider(bench: Bench, calls: int) -> float:
 
 async def start_variant(
     stack: AsyncExitStack, scratch: Path, variant: Variant, address: str, provider: str
-) -> tuple[Client, int]:
-    """Start the worker process of a variant; return a client for it and its PID."""
+) -> tuple[Client, tuple[int, ...]]:
+    """Start the processes of a variant; return a client for it and their PIDs."""
+    pids: list[int] = []
     arguments = [variant.name, "--address", address]
     if variant.kind == "bare":
         arguments += ["--provider", provider]
@@ -101,7 +102,8 @@ async def start_variant(
             limits=variant.limits, claims=variant.claims,
         )  # fmt: skip
         if variant.limits:
-            await stack.enter_async_context(_control(fleet, address, scratch))
+            control = _control(fleet, address, scratch)
+            pids.append((await stack.enter_async_context(control)).pid)
         arguments += ["--fleet", str(fleet)]
         plugin = TierpoolPlugin(load_fleet(fleet))
         client = await Client.connect(address, plugins=[plugin])
@@ -110,7 +112,7 @@ async def start_variant(
             str(HERE / "_workers.py"), *arguments, log=scratch / f"{variant.name}.log"
         )
     )
-    return client, child.pid
+    return client, (child.pid, *pids)
 
 
 def _control(
@@ -133,7 +135,8 @@ async def start_bench(stack: AsyncExitStack, scratch: Path, address: str) -> Ben
     base_url = provider.said["base_url"]
     connector = aiohttp.TCPConnector(limit=300)
     http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
-    pids, clients = {"provider": provider.pid}, {}
+    pids: dict[str, tuple[int, ...]] = {"provider": (provider.pid,)}
+    clients: dict[str, Client] = {}
     for variant in VARIANTS:
         clients[variant.name], pids[variant.name] = await start_variant(
             stack, scratch, variant, address, base_url
@@ -209,7 +212,7 @@ async def run(args: argparse.Namespace) -> Found:
             progress("memory of a pool")
             found.pool_bytes = await measure_memory(scratch, server.address)
             bench = await start_bench(stack, scratch, server.address)
-            bench.pids = {**bench.pids, "server": server.pid}
+            bench.pids = {**bench.pids, "server": (server.pid,)}
             progress("what the provider can do alone")
             found.provider_calls_per_s = await measure_provider(bench, 2000)
             await measure_calls(bench, args, found, deadline)

@@ -222,7 +222,7 @@ class LeaseAgent:
         self._write()
         if habits is not None:
             habits.began(needs, now)
-        self._keeper.wake.set()
+        self._keeper.poke()
         return Held(self, lease.account, ask, taken, now)
 
     def end(
@@ -261,7 +261,7 @@ class LeaseAgent:
         lease.tally.add(self._total(ask, usage, cost, unbilled=unbilled))
         if lease.limited:  # else nobody waits for it
             self._tell()
-        self._keeper.wake.set()
+        self._keeper.poke()
 
     def view(self) -> LeaseView:
         """Show the lease."""

@@ -40,6 +40,8 @@ _BUSY_FOR_LONG = 6
 _COUNT_AGAIN_SECONDS = 60.0
 """Where nothing is limited, renewals only count, and nobody waits for them."""
 _LOOK_FOR_ORPHANS = 1.0
+_LOOK_AGAIN_SECONDS = 0.1
+"""Whoever renews anyway looks so soon again whether it should be earlier."""
 _LAST_WORDS_SECONDS = 1.0
 
 _log = structlog.get_logger()
@@ -65,12 +67,18 @@ class Keeper:
     _books: Books | None = None
     _opened: bool = False
     _looked_at: float = -math.inf
+    _look_again_at: float = -math.inf
     _told_slow: bool = False
 
     def write(self) -> None:
         """Write the lease into the journal: before a call begins, and at its end."""
         if self._books is not None:
             self._books.write(self.lease.account)
+
+    def poke(self) -> None:
+        """Say that a call has begun or ended; many of them are looked at together."""
+        if self.clock() >= self._look_again_at:
+            self.wake.set()
 
     async def keep(self, client: Client) -> None:
         """Renew while there is something to do, until cancelled."""
@@ -127,6 +135,8 @@ class Keeper:
             now, lease = self.clock(), self.lease
             period = self._period * (1 + random.uniform(-_JITTER, _JITTER))
             wait = max(lease.due(now, period), lease.sent_at + _GAP - now)
+            idle = math.isinf(wait)
+            self._look_again_at = now if idle else now + _LOOK_AGAIN_SECONDS
             if wait <= _GAP:
                 await asyncio.sleep(max(0.0, wait))
                 return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from temporalio.worker import (
     CustomSlotSupplier,
@@ -33,6 +34,7 @@ class QueueSlots(CustomSlotSupplier):
         """Slots that pollers and calls hold."""
         self.used = 0
         """Slots that calls hold."""
+        self._using = threading.Lock()
 
     async def reserve_slot(self, ctx: SlotReserveContext) -> SlotPermit:
         """See base class."""
@@ -47,18 +49,18 @@ class QueueSlots(CustomSlotSupplier):
         return None
 
     def mark_slot_used(self, ctx: SlotMarkUsedContext) -> None:
-        """See base class."""
-        self._later(0, 1)
+        """See base class; it lets nobody else in, so the event loop sleeps on."""
+        with self._using:
+            self.used += 1
 
     def release_slot(self, ctx: SlotReleaseContext) -> None:
         """See base class; without `slot_info` the slot was never used."""
-        self._later(-1, 0 if ctx.slot_info is None else -1)
-
-    def _later(self, issued: int, used: int) -> None:
+        if ctx.slot_info is not None:
+            with self._using:
+                self.used -= 1
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._change, issued, used)
+            self._loop.call_soon_threadsafe(self._released)
 
-    def _change(self, issued: int, used: int) -> None:
-        self.issued += issued
-        self.used += used
+    def _released(self) -> None:
+        self.issued -= 1
         self._gate.pool.changed()
