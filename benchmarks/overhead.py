@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import aiohttp
-from _load import DELAY_S, VARIANTS, Variant, write_fleet
+from _load import BARE, DELAY_S, VARIANTS, Variant, write_fleet
 from _measure import Bench, history_of, latency_of, window_of
 from _processes import Child, python, rss_bytes
 from _program import MEMORY, console, print_targets, progress, run_program
@@ -126,7 +126,9 @@ def _control(
     )
 
 
-async def start_bench(stack: AsyncExitStack, scratch: Path, address: str) -> Bench:
+async def start_bench(
+    stack: AsyncExitStack, scratch: Path, address: str, variants: Sequence[Variant]
+) -> Bench:
     """Start the provider and all workers."""
     arguments = ("--port", "0", "--delay", str(DELAY_S))
     provider = await stack.enter_async_context(
@@ -137,28 +139,32 @@ async def start_bench(stack: AsyncExitStack, scratch: Path, address: str) -> Ben
     http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
     pids: dict[str, tuple[int, ...]] = {"provider": (provider.pid,)}
     clients: dict[str, Client] = {}
-    for variant in VARIANTS:
+    for variant in variants:
         clients[variant.name], pids[variant.name] = await start_variant(
             stack, scratch, variant, address, base_url
         )
     return Bench(base_url, http, pids, clients)
 
 
-async def measure_calls(
-    bench: Bench, args: argparse.Namespace, found: Found, deadline: float
-) -> None:
-    """Measure history, latency and throughput, the variants always in turn."""
+async def measure_items(bench: Bench, args: argparse.Namespace, found: Found) -> None:
+    """Measure history and latency of single items."""
     progress("history of one item of each variant")
-    for variant in VARIANTS:
+    for variant in found.variants:
         found.histories[variant.name] = await history_of(bench, variant)
     progress(f"latency: {args.latency_items} items of each variant, one at a time")
     for number in range(args.latency_items):
-        for variant in turn(number):
+        for variant in turn(number, found.variants):
             seconds = await latency_of(bench, variant)
             found.latencies.setdefault(variant.name, []).append(seconds)
+
+
+async def measure_calls(
+    bench: Bench, args: argparse.Namespace, found: Found, deadline: float
+) -> None:
+    """Measure throughput, the variants always in turn."""
     longest = 0.0
     for number in range(args.rounds):
-        variants = turn(number)
+        variants = turn(number, found.variants)
         if number and time.perf_counter() + longest * len(variants) > deadline:
             progress("no time for another round")
             break
@@ -185,23 +191,24 @@ async def measure_pairs(bench: Bench, args: argparse.Namespace, found: Found) ->
         found.pairs.append(speeds["fixed"] / speeds["unpooled"])
 
 
-def turn(number: int) -> list[Variant]:
+def turn(number: int, variants: Sequence[Variant]) -> list[Variant]:
     """Return the variants of a turn: there and back again, so that none is always late.
 
     The flows are extra figures without a target: every fourth time is enough.
     """
-    taken = [v for v in VARIANTS if v.kind != "flow" or number % 4 == 0]
+    taken = [v for v in variants if v.kind != "flow" or number % 4 == 0]
     return taken[::-1] if number % 2 else taken
 
 
 async def run(args: argparse.Namespace) -> Found:
     """Start everything, measure, stop everything."""
-    found = Found()
-    deadline = time.perf_counter() + args.seconds
+    found = Found([v for v in VARIANTS if v is BARE or v.name in args.only])
+    whole = len(found.variants) == len(VARIANTS)
     with tempfile.TemporaryDirectory(prefix="tierpool-bench-") as folder:
         scratch = Path(folder)
-        progress("time from `tierpool dev` to ready")
-        found.dev_ready_s = await measure_dev(scratch / "dev", args.dev_starts)
+        if whole:
+            progress("time from `tierpool dev` to ready")
+            found.dev_ready_s = await measure_dev(scratch / "dev", args.dev_starts)
         async with AsyncExitStack() as stack:
             database = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="tierpool-bench-", dir=MEMORY)
@@ -209,20 +216,25 @@ async def run(args: argparse.Namespace) -> Found:
             server = await stack.enter_async_context(
                 embedded_server(Path(database), ui=False)
             )
-            progress("memory of a pool")
-            found.pool_bytes = await measure_memory(scratch, server.address)
-            bench = await start_bench(stack, scratch, server.address)
+            if whole:
+                progress("memory of a pool")
+                found.pool_bytes = await measure_memory(scratch, server.address)
+            bench = await start_bench(stack, scratch, server.address, found.variants)
             bench.pids = {**bench.pids, "server": (server.pid,)}
             progress("what the provider can do alone")
             found.provider_calls_per_s = await measure_provider(bench, 2000)
+            if whole:
+                await measure_items(bench, args, found)
+            deadline = time.perf_counter() + args.seconds
             await measure_calls(bench, args, found, deadline)
-            await measure_pairs(bench, args, found)
+            if whole:
+                await measure_pairs(bench, args, found)
     return found
 
 
 def show(found: Found, args: argparse.Namespace) -> None:
     """Print what was found; the last line is JSON."""
-    tables = (speed_table(found), size_table(found))
+    tables = [speed_table(found)] + ([size_table(found)] if found.histories else [])
     console(110).print(*tables, *notes(found, args.in_flight), sep="\n")
     print_targets("overhead", verdict(found))
 
@@ -239,8 +251,14 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dev-starts", type=int, default=3, help="of tierpool dev")
     parser.add_argument("--pairs", type=int, default=8, help="with and without pools")
     parser.add_argument(
-        "--seconds", type=float, default=280, help="begin no round that ends later"
-    )
+        "--seconds", type=float, default=280,
+        help="begin no round of windows that ends later",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only", nargs="+", choices=[v.name for v in VARIANTS], metavar="VARIANT",
+        default=[v.name for v in VARIANTS],
+        help="measure nothing but the throughput of these variants, beside bare",
+    )  # fmt: skip
     parser.add_argument(
         "--quick", action="store_true", help="a smoke test; its figures say little"
     )
