@@ -47,7 +47,7 @@ _TABLE_ROWS = 30
 _RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-@workflow.defn
+@workflow.defn(sandboxed=False)
 class ClaimsWorkflow:
     """The claims of a fleet, as an entity."""
 

@@ -70,7 +70,7 @@ class _TimeOver(Exception):
     """The time of a visit is over."""
 
 
-@workflow.defn(dynamic=True)
+@workflow.defn(dynamic=True, sandboxed=False)
 class FlowWorkflow:
     """One run of one work item."""
 

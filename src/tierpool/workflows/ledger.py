@@ -33,7 +33,7 @@ _UNTOLD = 20
 """Alerts that wait to be told of; older ones are left out."""
 
 
-@workflow.defn
+@workflow.defn(sandboxed=False)
 class LedgerWorkflow:
     """The ledger of one fleet."""
 

@@ -23,7 +23,7 @@ from tierpool.workflows.render import escape_markdown
 __all__ = ["LimitsWorkflow"]
 
 
-@workflow.defn
+@workflow.defn(sandboxed=False)
 class LimitsWorkflow:
     """What was applied last, as an entity."""
 
