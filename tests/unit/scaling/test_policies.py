@@ -143,7 +143,8 @@ def test_predictive_serves_a_constant_load_without_flapping(
 
     assert outcome.share_within(5.0) > 0.99
     assert outcome.cost_ratio < 1.7
-    assert outcome.changes_per_day < 450
+    # some 20 an hour with a short lead, where changes are cheap; the KEDA rule: 9 to 12
+    assert outcome.changes_per_day < (500 if lead < 10 else 200)
 
 
 def test_predictive_rises_with_the_backlog_and_falls_late() -> None:
