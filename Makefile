@@ -20,7 +20,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	@$(PIP) install -c constraints.txt -e '.[testing]' -r requirements-test.txt
+	@$(PIP) install -c constraints.txt -e '.[testing,scaling,otel]' -r requirements-test.txt
 	@touch $@
 
 install: $(VENV)/.test ## Install tierpool and all development tools into .venv

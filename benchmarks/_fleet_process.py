@@ -125,10 +125,10 @@ def at(event: dict[str, Any]) -> float:
 
 @asynccontextmanager
 async def fleet_process(
-    *arguments: str, fleet: Path, address: str, log: Path
+    *arguments: str, fleet: Path, address: str, log: Path, name: str = "worker"
 ) -> AsyncIterator[FleetProcess]:
-    """Run `tierpool worker` with arguments until the block ends."""
-    command = (sys.executable, "-m", "tierpool", "worker", "--file", str(fleet))
+    """Run `tierpool worker`, or another command, until the block ends."""
+    command = (sys.executable, "-m", "tierpool", name, "--file", str(fleet))
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *(*command, *arguments),

@@ -62,11 +62,15 @@ from tierpool.workflows.claims import ClaimsWorkflow
 from tierpool.workflows.flow import FlowWorkflow
 from tierpool.workflows.ledger import LedgerWorkflow
 from tierpool.workflows.limits import LimitsWorkflow
+from tierpool.workflows.scaling import ScalingWorkflow
 
 __all__ = ["TierpoolPlugin"]
 
 _USUAL = 100
 """Slots of the SDK, unless somebody says otherwise."""
+
+_ENTITIES = (LimitsWorkflow, LedgerWorkflow, ClaimsWorkflow, ScalingWorkflow)
+"""Of the queue `control`, one of each for a fleet."""
 
 HEARTBEAT_THROTTLE = timedelta(seconds=2)
 """By default the SDK sends heartbeats only every 4 of the 5 seconds allowed."""
@@ -130,8 +134,7 @@ class TierpoolPlugin(SimplePlugin):
                 config["no_remote_activities"] = True  # local activities still run
             _add_activities(config, [route, spent, ClaimActivities(fleet).open])
         elif queue == f"{fleet.name}-control":
-            control = [LimitsWorkflow, LedgerWorkflow, ClaimsWorkflow]
-            config["workflows"] = [*config.get("workflows", []), *control]
+            config["workflows"] = [*config.get("workflows", []), *_ENTITIES]
             _add_activities(config, [holders, AlertActivities(fleet).tell])
             # who takes over from a dead process does not wait for it
             config["sticky_queue_schedule_to_start_timeout"] = timedelta(seconds=1)
@@ -147,9 +150,7 @@ class TierpoolPlugin(SimplePlugin):
         config["workflows"] = [
             *config.get("workflows", []),
             FlowWorkflow,
-            LimitsWorkflow,
-            LedgerWorkflow,
-            ClaimsWorkflow,
+            *_ENTITIES,
         ]
         return config
 

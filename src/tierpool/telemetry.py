@@ -1,4 +1,8 @@
-"""Names of search attributes, metrics and log events, in one place."""
+"""Names of search attributes, metrics and spans, in one place.
+
+What concerns a single model call follows OpenTelemetry's conventions for
+generative AI; everything else is called `tierpool_…`.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,41 @@ __all__ = [
     "ATTRIBUTE_ROLE",
     "ATTRIBUTE_STATE",
     "ATTRIBUTE_TIER",
+    "AUTOSCALER_METRICS",
+    "ERROR_TYPE",
+    "GENAI_AGENT_NAME",
+    "GENAI_CACHE_CREATION_TOKENS",
+    "GENAI_CACHE_READ_TOKENS",
+    "GENAI_DURATION",
+    "GENAI_FINISH_REASONS",
+    "GENAI_INPUT_TOKENS",
+    "GENAI_MAX_TOKENS",
+    "GENAI_OPERATION",
+    "GENAI_OUTPUT_TOKENS",
+    "GENAI_OUTPUT_TYPE",
+    "GENAI_PROVIDER",
+    "GENAI_REASONING_TOKENS",
+    "GENAI_REQUEST_MODEL",
+    "GENAI_RESPONSE_MODEL",
+    "GENAI_TEMPERATURE",
+    "GENAI_TOKENS",
+    "GENAI_TOKEN_TYPE",
+    "HISTOGRAM_BUCKETS",
+    "METERED",
     "METRICS",
+    "METRIC_AUTOSCALER_LEADS",
+    "METRIC_AUTOSCALER_TROUBLE",
     "METRIC_COST_CALLS",
     "METRIC_COST_DENIED",
     "METRIC_COST_RESERVED",
     "METRIC_COST_SETTLED",
     "METRIC_COST_TOKENS",
     "METRIC_COST_TOP",
+    "METRIC_DENIED_CALLS",
+    "METRIC_DESIRED",
+    "METRIC_DESIRED_WORKERS",
+    "METRIC_GENAI_DURATION",
+    "METRIC_GENAI_TOKENS",
     "METRIC_HOUR_ALERTING",
     "METRIC_HOUR_CAP",
     "METRIC_HOUR_HELD",
@@ -38,11 +70,25 @@ __all__ = [
     "METRIC_POOL_UTILISATION",
     "METRIC_PROCESSES",
     "METRIC_PROCESSES_ENDED",
+    "METRIC_ROUTED_CALLS",
     "METRIC_WORKER_CALLS",
     "METRIC_WORKER_INFO",
     "METRIC_WORKER_SILENT",
     "METRIC_WORKER_STATE",
+    "ROUTE_ASKED",
+    "ROUTE_CLASSIFIED",
+    "ROUTE_DOWNGRADED",
+    "ROUTE_ESCALATED",
+    "ROUTE_FAILOVER",
+    "ROUTE_FIXED",
+    "ROUTE_SAFE_DEFAULT",
     "SEARCH_ATTRIBUTES",
+    "SERVER_ADDRESS",
+    "SERVER_PORT",
+    "SPAN_ATTEMPT",
+    "SPAN_OUTCOME",
+    "SPAN_TIER",
+    "in_prometheus",
 ]
 
 ATTRIBUTE_FLOW = "TierpoolFlow"
@@ -131,3 +177,81 @@ METRICS = {
     METRIC_COST_TOP: "What the same tokens would cost on the highest tier.",
 }
 """Metrics of a worker process in Prometheus, and what each of them says."""
+
+METRIC_DESIRED = "tierpool_desired_instances"
+METRIC_DESIRED_WORKERS = "tierpool_desired_workers"
+METRIC_AUTOSCALER_LEADS = "tierpool_autoscaler_leads"
+METRIC_AUTOSCALER_TROUBLE = "tierpool_autoscaler_trouble"
+
+AUTOSCALER_METRICS = {
+    METRIC_DESIRED: "Instances that the pool should have, by what decided on the number.",
+    METRIC_DESIRED_WORKERS: "Worker processes that have so many.",
+    METRIC_AUTOSCALER_LEADS: "1 for the autoscaler of the fleet that leads.",
+    METRIC_AUTOSCALER_TROUBLE: "1 while it cannot see the fleet, or its target refuses.",
+}
+"""Metrics of `tierpool autoscale`; labels fleet, and of a pool also pool and constraint."""
+
+# Source: OpenTelemetry semantic conventions for generative AI, as in the package
+# opentelemetry-semantic-conventions 0.66b2 (schema 1.44.0), as of 2026-11-22.
+# Their status is "development": names may still change, and then change here only.
+GENAI_DURATION = "gen_ai.client.operation.duration"
+GENAI_TOKENS = "gen_ai.client.token.usage"
+GENAI_OPERATION = "gen_ai.operation.name"
+GENAI_PROVIDER = "gen_ai.provider.name"
+GENAI_AGENT_NAME = "gen_ai.agent.name"
+GENAI_OUTPUT_TYPE = "gen_ai.output.type"
+GENAI_REQUEST_MODEL = "gen_ai.request.model"
+GENAI_MAX_TOKENS = "gen_ai.request.max_tokens"
+GENAI_TEMPERATURE = "gen_ai.request.temperature"
+GENAI_RESPONSE_MODEL = "gen_ai.response.model"
+GENAI_FINISH_REASONS = "gen_ai.response.finish_reasons"
+GENAI_INPUT_TOKENS = "gen_ai.usage.input_tokens"
+GENAI_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+GENAI_CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+GENAI_CACHE_CREATION_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
+GENAI_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+GENAI_TOKEN_TYPE = "gen_ai.token.type"
+ERROR_TYPE = "error.type"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
+
+SPAN_TIER = "tierpool.tier"
+SPAN_ATTEMPT = "tierpool.attempt"
+SPAN_OUTCOME = "tierpool.outcome"
+"""Attributes of a model call that the conventions have no name for."""
+
+ROUTE_FIXED = "fixed"
+ROUTE_ASKED = "asked"
+ROUTE_CLASSIFIED = "classified"
+ROUTE_SAFE_DEFAULT = "safe_default"
+ROUTE_ESCALATED = "escalated"
+ROUTE_DOWNGRADED = "downgraded"
+ROUTE_FAILOVER = "failover"
+"""Values of the label `reason` of a routed call; a route's own reason is a text."""
+
+
+def in_prometheus(name: str) -> str:
+    """Return a convention's name as Prometheus takes it: the SDK's exporter refuses dots."""
+    return name.replace(".", "_")
+
+
+METRIC_GENAI_DURATION = f"{in_prometheus(GENAI_DURATION)}_seconds"
+METRIC_GENAI_TOKENS = in_prometheus(GENAI_TOKENS)
+METRIC_ROUTED_CALLS = "tierpool_routed_calls_total"
+METRIC_DENIED_CALLS = "tierpool_denied_calls_total"
+
+METERED = {
+    METRIC_GENAI_DURATION: "Duration of model calls, the failed ones included.",
+    METRIC_GENAI_TOKENS: "Tokens of model calls whose usage is known, by gen_ai_token_type.",
+    METRIC_ROUTED_CALLS: "Decisions on a call's tier and model, by reason.",
+    METRIC_DENIED_CALLS: "Calls that ended because a budget does not pay for them, by limit.",
+}
+"""Metrics that calls make with Temporal's own meter, where a call is routed or
+its attempt is made. They go wherever the SDK's metrics go."""
+
+HISTOGRAM_BUCKETS = {
+    in_prometheus(GENAI_DURATION): tuple(0.01 * 2**n for n in range(14)),
+    in_prometheus(GENAI_TOKENS): tuple(float(4**n) for n in range(14)),
+}
+"""Upper bounds that the conventions advise, by the name on the meter: 0.01 to
+81.92 s, 1 to 67,108,864 tokens."""

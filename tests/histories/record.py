@@ -14,7 +14,7 @@ import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -39,7 +39,10 @@ from tierpool.contracts.ledger import (
     ledger_id,
 )
 from tierpool.contracts.limits import LimitsRequest
+from tierpool.contracts.scaling import PoolDecision, scaling_id
 from tierpool.pools.apply import apply_limits, pool_limits
+from tierpool.pools.autoscaler.acting import Slots
+from tierpool.pools.autoscaler.leading import Candidate
 from tierpool.testing import (
     Overloaded,
     RateLimited,
@@ -250,13 +253,45 @@ async def ledger(client: Client, provider: ScriptedProvider) -> Any:
     return handle
 
 
+async def scaled(client: Client, provider: ScriptedProvider) -> Any:
+    """Let one autoscaler lead and another one not, and give the lead back."""
+    first, second = (Candidate(client, "recorded", "slots", 5.0) for _ in range(2))
+    await first.ask(())
+    made = PoolDecision(
+        pool="nano",
+        at=datetime(2026, 11, 22, tzinfo=UTC),
+        instances=3,
+        workers=1,
+        reason="recorded",
+    )
+    await first.ask((made,))
+    await second.ask((made,))
+    await first.resign()
+    await second.ask(())
+    await second.ask((made.model_copy(update={"instances": 5}),), "refused")
+    handle = client.get_workflow_handle(scaling_id("recorded"))
+    await handle.terminate("recorded")
+    return handle
+
+
+async def followed(client: Client, provider: ScriptedProvider) -> Any:
+    """Let workers follow an autoscaler for a while."""
+    slots = Slots(client, "recorded", 2.0)
+    made = PoolDecision(pool="nano", at=datetime.now(UTC), instances=3, workers=1)
+    await slots.scale((made,), {"nano": 1})
+    await slots.scale((made.model_copy(update={"instances": 2}),), {"nano": 1})
+    handle = client.get_workflow_handle("recorded-limits")
+    await handle.terminate("recorded")
+    return handle
+
+
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
     {
         made.__name__: made
         for made in (
             *(reviewed, verified, released, troubled, cancelled, routed),
             *(paused, denied, shared, chapter, passed_by, limited),
-            *(claimed, claims, closed, ledger),
+            *(claimed, claims, closed, ledger, scaled, followed),
         )
     }
 )

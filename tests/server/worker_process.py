@@ -54,8 +54,18 @@ async def worker_process(
     address: str, fleet: LoadedFleet, *arguments: str, **env: str
 ) -> AsyncIterator[WorkerProcess]:
     """Start `tierpool worker` with these arguments; it is killed with the block."""
+    started = tierpool_process("worker", address, fleet, *arguments, **env)
+    async with started as process:
+        yield process
+
+
+@asynccontextmanager
+async def tierpool_process(
+    command: str, address: str, fleet: LoadedFleet, *arguments: str, **env: str
+) -> AsyncIterator[WorkerProcess]:
+    """Start a command that runs until it is killed."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tierpool", "worker", "--file", str(fleet.path)),
+        *(sys.executable, "-m", "tierpool", command, "--file", str(fleet.path)),
         *arguments,
         env=os.environ | {"TEMPORAL_ADDRESS": address} | env,
         stdout=asyncio.subprocess.PIPE,

@@ -39,6 +39,7 @@ from tierpool.activities.answers import (
     read_answer,
 )
 from tierpool.activities.conversations import ConversationStore, Said, ask_messages
+from tierpool.activities.model_calls import model_call
 from tierpool.activities.parts import PartMissing, PartStore, ask_item
 from tierpool.activities.providers.base import (
     ProviderCall,
@@ -201,7 +202,9 @@ class AgentActivities:
             )
             try:
                 check_estimate(request, provider.input_bytes(call))
-                answer = await provider.complete(call)
+                with model_call(request, call) as measured:
+                    answer = await provider.complete(call)
+                    measured.answered(answer)
             except ProviderError as error:
                 settle(admitted, error.detail)
                 error.detail = told(admitted, error.detail)

@@ -7,6 +7,7 @@ names. Nothing here reads a file or knows another part of the package.
 from tierpool.blueprint.models import (
     CLASSIFIER_ROLE,
     MOST_INSTANCES,
+    MOST_WORKERS,
     RESERVED_TIERS,
     AgentType,
     Blueprint,
@@ -18,6 +19,7 @@ from tierpool.blueprint.models import (
     Price,
     RateLimit,
     Reply,
+    Scaling,
     Tier,
     TierPolicy,
     queue_name,
@@ -39,6 +41,7 @@ from tierpool.blueprint.values import (
 __all__ = [
     "CLASSIFIER_ROLE",
     "MOST_INSTANCES",
+    "MOST_WORKERS",
     "PROVIDERS",
     "RESERVED_TIERS",
     "AgentType",
@@ -58,6 +61,7 @@ __all__ = [
     "Price",
     "RateLimit",
     "Reply",
+    "Scaling",
     "Tier",
     "TierPolicy",
     "queue_name",

@@ -33,6 +33,7 @@ from tierpool.blueprint.values import (
 __all__ = [
     "CLASSIFIER_ROLE",
     "MOST_INSTANCES",
+    "MOST_WORKERS",
     "RESERVED_TIERS",
     "AgentType",
     "Blueprint",
@@ -44,6 +45,7 @@ __all__ = [
     "Price",
     "RateLimit",
     "Reply",
+    "Scaling",
     "Tier",
     "TierPolicy",
     "queue_name",
@@ -57,6 +59,7 @@ Reply: TypeAlias = dict[str, JsonValue]
 
 MOST_INSTANCES = 10_000
 """Of one pool in one worker process."""
+MOST_WORKERS = 1_000
 
 RESERVED_TIERS = frozenset({"flows", "control", "tools"})
 """Queue names that are not tiers."""
@@ -124,6 +127,28 @@ class RateLimit(ConfigModel):
     """Requests that may start at once."""
 
 
+class Scaling(ConfigModel):
+    """How an autoscaler sizes a pool over all its worker processes."""
+
+    policy: Literal["predictive", "threshold", "utilisation", "fixed"] = "predictive"
+    """What decides; `fixed` keeps `min_workers`."""
+    min_workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    """Worker processes that there are at least."""
+    max_workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 4
+    """Worker processes that there are at most."""
+    wait_target_secs: Annotated[float, Field(gt=0, le=86_400)] = 5.0
+    """95 of 100 calls should begin within so many seconds."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_workers > self.max_workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} is above "
+                f"max_workers {self.max_workers}"
+            )
+        return self
+
+
 class PoolSpec(ConfigModel):
     """How many instances of a tier one worker process holds."""
 
@@ -137,6 +162,8 @@ class PoolSpec(ConfigModel):
     """Seconds without work after which an instance above the minimum goes."""
     max_requests_per_agent: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1000
     """Calls after which an instance is replaced."""
+    scaling: Scaling = Scaling()
+    """Of all worker processes together, by `tierpool autoscale`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

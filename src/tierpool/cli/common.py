@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.table import Table
-from temporalio.client import Client
+from temporalio.client import Client, Plugin
 from temporalio.runtime import Runtime
 
 from tierpool.client import connect, state_folder
@@ -60,15 +60,23 @@ def load(args: argparse.Namespace) -> LoadedFleet:
     return load_fleet(Path(args.file))
 
 
-async def connected(fleet: LoadedFleet, *, runtime: Runtime | None = None) -> Client:
+async def connected(
+    fleet: LoadedFleet,
+    *,
+    runtime: Runtime | None = None,
+    plugins: Sequence[Plugin] = (),
+) -> Client:
     """Connect with the plugin; the embedded server's address is the default.
+
+    Other plugins come before it: what they wrap contains what it does.
 
     Raises:
         ServerError: if no server answers.
     """
     embedded = find_dev_server(state_folder(fleet.path))
     address = embedded.address if embedded else None
-    return await connect([TierpoolPlugin(fleet)], address=address, runtime=runtime)
+    own = TierpoolPlugin(fleet)
+    return await connect([*plugins, own], address=address, runtime=runtime)
 
 
 def print_json(document: Any) -> None:

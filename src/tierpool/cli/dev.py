@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client
+from temporalio.client import Client, Plugin
 from temporalio.runtime import Runtime
 
 from tierpool.blueprint import split_model
@@ -25,6 +25,7 @@ from tierpool.fleet import LoadedFleet
 from tierpool.plugin import TierpoolPlugin
 from tierpool.pools.endpoint import Listen, metrics_runtime
 from tierpool.pools.endpoint.listen import listening
+from tierpool.tracing import tracing
 from tierpool.worker import Served, run_workers, stop_on_signals
 
 LOCAL_BASE_URL = "TIERPOOL_LOCAL_BASE_URL"
@@ -60,6 +61,7 @@ async def dev_servers(
     *,
     ui: bool = True,
     runtime: Runtime | None = None,
+    plugins: Sequence[Plugin] = (),
 ) -> AsyncIterator[DevFleet]:
     """Run what a fleet needs on one machine: Temporal and, if asked for, the small model."""
     async with AsyncExitStack() as stack:
@@ -69,8 +71,8 @@ async def dev_servers(
         if needs_local_model(fleet):
             model = await stack.enter_async_context(local_model(state))
             os.environ[LOCAL_BASE_URL] = model.base_url
-        plugins = [TierpoolPlugin(fleet)]
-        client = await connect(plugins, address=server.address, runtime=runtime)
+        own = TierpoolPlugin(fleet)
+        client = await connect([*plugins, own], address=server.address, runtime=runtime)
         yield DevFleet(server, client)
 
 
@@ -92,13 +94,15 @@ async def command(args: argparse.Namespace) -> int:
     grace = timedelta(seconds=args.grace)
     stop = asyncio.Event()
     listen, runtime, sdk_metrics, url = listen_of(args), None, None, None
-    with stop_on_signals(stop, grace):
+    with stop_on_signals(stop, grace), tracing(fleet) as plugins:
         if listen is not None:
             sock, url = listening(listen)
             listen = Listen(sock=sock)
-            runtime, sdk_metrics = metrics_runtime()
+            runtime, sdk_metrics = metrics_runtime(tags={"fleet": fleet.name})
         ui = not args.no_ui
-        async with dev_servers(fleet, state, ui=ui, runtime=runtime) as dev:
+        async with dev_servers(
+            fleet, state, ui=ui, runtime=runtime, plugins=plugins
+        ) as dev:
             await run_workers(
                 dev.client,
                 Served.everything(fleet),

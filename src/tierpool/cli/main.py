@@ -11,6 +11,7 @@ from types import ModuleType
 from tierpool import __version__
 from tierpool.cli import (
     apply,
+    autoscale,
     check,
     codec_server,
     costs,
@@ -18,7 +19,10 @@ from tierpool.cli import (
     doctor,
     init,
     ledger,
+    manifests,
+    plan,
     run,
+    simulate,
     status,
     worker,
 )
@@ -36,7 +40,8 @@ from tierpool.logs import configure_logs
 __all__ = ["build_parser", "main"]
 
 _COMMANDS: tuple[ModuleType, ...] = (
-    init, check, dev, worker, run, status, costs, apply, ledger, doctor, codec_server,
+    init, check, dev, worker, run, status, costs, apply, autoscale, ledger, doctor,
+    manifests, plan, simulate, codec_server,
 )  # fmt: skip
 _USAGE_ERRORS = (ConfigError, UnknownName, UsageError, PayloadTooLarge)
 
@@ -74,7 +79,9 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else USAGE
     quiet = (
-        logging.INFO if args.verbose or args.name in ("worker",) else logging.WARNING
+        logging.INFO
+        if args.verbose or args.name in ("worker", "autoscale")
+        else logging.WARNING
     )
     configure_logs(level=quiet)
     try:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group
@@ -22,6 +23,7 @@ from tierpool.cli.common import (
     print_json,
     table,
 )
+from tierpool.cli.scaling import scaling_lines
 from tierpool.cli.shared import shared_lines
 from tierpool.errors import ServerError
 from tierpool.fleet import LoadedFleet
@@ -86,7 +88,9 @@ def _print(args: argparse.Namespace, status: FleetStatus) -> None:
     if args.json:
         workers = [worker.whole() for worker in status.workers]
         limits = status.limits.whole()
-        print_json(asdict(status) | {"workers": workers, "limits": limits})
+        scaling = status.scaling.whole() if status.scaling else None
+        whole = {"workers": workers, "limits": limits, "scaling": scaling}
+        print_json(asdict(status) | whole)
     else:
         console.print(_render(args, status))
 
@@ -99,6 +103,7 @@ def _render(args: argparse.Namespace, status: FleetStatus) -> Group:
         for pool in status.pools
         if (line := _about(pool)) and pool.pool not in WITHOUT_CALLS
     ]
+    parts += [plain(line) for line in scaling_lines(status.scaling, datetime.now(UTC))]
     parts += [plain(line) for line in shared_lines(status.shared)]
     limits = status.limits
     if limits.pools and limits.at:

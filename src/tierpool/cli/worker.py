@@ -23,6 +23,7 @@ from tierpool.pools.processes.lifeline import hold_lifeline
 from tierpool.pools.processes.pages import serve_supervisor
 from tierpool.pools.processes.supervisor import Supervisor
 from tierpool.pools.processes.view import Limits
+from tierpool.tracing import tracing
 from tierpool.worker import DEFAULT_GRACE, Served, run_workers, stop_on_signals
 
 _MOST_PROCESSES = 256
@@ -62,7 +63,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 def add_grace(this: argparse.ArgumentParser) -> None:
     """Add the option for draining."""
     this.add_argument(
-        "--grace", type=_seconds, default=DEFAULT_GRACE.total_seconds(),
+        "--grace", type=seconds_of, default=DEFAULT_GRACE.total_seconds(),
         metavar="SECONDS",
         help="how long attempts in flight may go on after SIGTERM (default 300)",
     )  # fmt: skip
@@ -120,14 +121,14 @@ async def _work(args: argparse.Namespace, fleet: LoadedFleet, served: Served) ->
     grace = timedelta(seconds=args.grace)
     listen = listen_of(args)
     stop = asyncio.Event()
-    with stop_on_signals(stop, grace):
+    with stop_on_signals(stop, grace), tracing(fleet) as plugins:
         if args.parent_fd is not None:
             hold_lifeline(args.parent_fd, stop.is_set, grace)
         runtime: Runtime | None = None
         sdk_metrics = None
         if listen is not None:
-            runtime, sdk_metrics = metrics_runtime()
-        client = await connected(fleet, runtime=runtime)
+            runtime, sdk_metrics = metrics_runtime(tags={"fleet": fleet.name})
+        client = await connected(fleet, runtime=runtime, plugins=plugins)
         await run_workers(
             client, served, stop, grace=grace, listen=listen, sdk_metrics=sdk_metrics
         )
@@ -206,7 +207,8 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
+    """Read an option that is a number of seconds."""
     try:
         seconds = float(text)
     except ValueError:
@@ -219,7 +221,7 @@ def _seconds(text: str) -> float:
 
 
 def _age(text: str) -> float:
-    age = _seconds(text)
+    age = seconds_of(text)
     if not age:
         raise argparse.ArgumentTypeError("0 would replace a process all the time")
     return age

@@ -11,9 +11,11 @@ from tierpool.contracts.wire import Wire
 __all__ = [
     "APPLY_UPDATE",
     "LIMITS_MEMO",
+    "SCALE_UPDATE",
     "AppliedLimits",
     "LimitsRequest",
     "PoolLimits",
+    "ScaleRequest",
     "limits_id",
     "limits_of",
 ]
@@ -22,6 +24,7 @@ LIMITS_MEMO = "tierpool_limits"
 """Memo of the workflow, where workers read them without asking anybody's worker."""
 
 APPLY_UPDATE = "apply"
+SCALE_UPDATE = "scale"
 
 
 class PoolLimits(Wire):
@@ -49,8 +52,17 @@ class LimitsRequest(Wire):
     """What the claims keep: of roles, and of work in progress."""
 
 
+class ScaleRequest(Wire):
+    """Argument of the update `scale`: what an autoscaler wants for a while."""
+
+    pools: dict[str, int] = {}
+    """Instances of one worker process, by tier; within what file and `apply` allow."""
+    until: datetime
+    """Then workers go by their limits again: the autoscaler may be gone."""
+
+
 class AppliedLimits(Wire):
-    """What was applied last."""
+    """What was applied last, and what an autoscaler wants meanwhile."""
 
     id: str = ""
     """Tells it from all else that was ever applied; empty: nothing was."""
@@ -61,6 +73,14 @@ class AppliedLimits(Wire):
     pools: dict[str, PoolLimits] = {}
     shared: FleetLimits | None = None
     claims: ClaimLimits | None = None
+    scaled: dict[str, int] = {}
+    """Instances of one worker process, by tier."""
+    scaled_until: datetime | None = None
+
+    def scaled_now(self, now: datetime) -> dict[str, int]:
+        """Return what an autoscaler wants at a time; nothing if it has been silent."""
+        heard = self.scaled_until is not None and now < self.scaled_until
+        return self.scaled if heard else {}
 
 
 def limits_of(limits: LimitsRequest | AppliedLimits) -> tuple[object, ...]:

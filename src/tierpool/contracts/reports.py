@@ -94,6 +94,10 @@ class PoolReport(Wire):
     """Those of them that gave no reply."""
     call_seconds: float = 0.0
     """Duration of all of them."""
+    tokens: int = 0
+    """Input and output of the attempts since the start whose usage is known."""
+    cost_usd: Usd = Decimal(0)
+    """What the attempts since the start cost."""
     window: Window = Window()
     backlog: int = 0
     """Tasks that wait on the pool's queues, in the whole fleet; approximate."""

@@ -51,8 +51,10 @@ _FOLLOW_SECONDS = 3 * EVERY.total_seconds()
 
 def pool_limits(fleet: LoadedFleet) -> dict[str, PoolLimits]:
     """Return what a fleet file says of its pools, that of the tools included."""
-    specs = pool_specs(fleet)
-    return {n: PoolLimits(**spec.model_dump()) for n, spec in specs.items()}
+    return {
+        name: PoolLimits(**spec.model_dump(include=set(PoolLimits.model_fields)))
+        for name, spec in pool_specs(fleet).items()
+    }
 
 
 def wanted_limits(fleet: LoadedFleet) -> LimitsRequest:

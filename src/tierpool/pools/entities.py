@@ -19,8 +19,9 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from tierpool.contracts.claims import CLAIMS_QUERY, ClaimsState, claims_id
 from tierpool.contracts.ledger import LEDGER_QUERY, LedgerState, ledger_id
+from tierpool.contracts.scaling import SCALING_QUERY, ScalingState, scaling_id
 
-__all__ = ["QUICKLY", "Asked", "EntityLife", "ask_claims", "ask_ledger"]
+__all__ = ["QUICKLY", "Asked", "EntityLife", "ask_claims", "ask_ledger", "ask_scaling"]
 
 T = TypeVar("T")
 
@@ -73,6 +74,17 @@ async def ask_claims(
         RPCError: if the server does not answer.
     """
     return await _ask(client, claims_id(fleet), CLAIMS_QUERY, ClaimsState, patience)
+
+
+async def ask_scaling(
+    client: Client, fleet: str, patience: timedelta = QUICKLY
+) -> Asked[ScalingState]:
+    """Ask who leads the scaling of a fleet, and what was decided.
+
+    Raises:
+        RPCError: if the server does not answer.
+    """
+    return await _ask(client, scaling_id(fleet), SCALING_QUERY, ScalingState, patience)
 
 
 async def _ask(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -53,11 +53,14 @@ class Follower:
         self._keeps_claims = "control" in reporter.serves
         self._of_file = {name: pool.spec for name, pool in pools.items()}
         self._told = ""
+        self._scaled: dict[str, int] = {}
+        """What an autoscaler wants of this process."""
 
     async def follow(self) -> None:
         """Look again and again, until cancelled."""
         while self._pools or self._keeps_claims:
-            wait = _EVERY if self._reporter.limits else _WHILE_THERE_IS_NONE
+            known = self._reporter.limits or self._scaled
+            wait = _EVERY if known else _WHILE_THERE_IS_NONE
             await asyncio.sleep(wait.total_seconds())
             await self.look()
 
@@ -68,11 +71,13 @@ class Follower:
         try:
             applied = await applied_limits(self._client, self._reporter.fleet)
             self._reporter.heard = time.monotonic()
-            if applied.id != self._reporter.limits:
-                specs = self._specs(applied)
-                if self._keeps_claims:
+            scaled = applied.scaled_now(datetime.now(UTC))
+            if applied.id != self._reporter.limits or scaled != self._scaled:
+                specs = self._specs(applied, scaled)
+                if self._keeps_claims and applied.id != self._reporter.limits:
                     await self._tell_claims(applied)
                 self._take(applied, specs)
+                self._scaled = scaled
         except (RPCError, ValidationError) as error:
             self._keep(error)
             return
@@ -88,17 +93,22 @@ class Follower:
             _log.warning("limits.not_followed", reason=reason)
         self._told = reason
 
-    def _specs(self, applied: AppliedLimits) -> dict[str, PoolSpec]:
+    def _specs(
+        self, applied: AppliedLimits, scaled: Mapping[str, int]
+    ) -> dict[str, PoolSpec]:
         """Return what each pool has to follow.
 
         Raises:
             ValidationError: if one of them cannot be: then none is.
         """
-        given = applied.pools
-        return {
-            name: PoolSpec(**given[name].model_dump()) if name in given else of_file
-            for name, of_file in self._of_file.items()
-        }
+        specs = {}
+        for name, of_file in self._of_file.items():
+            given = applied.pools.get(name)
+            spec = of_file
+            if given is not None:
+                spec = PoolSpec(**of_file.model_dump() | given.model_dump())
+            specs[name] = _scaled(spec, scaled.get(name))
+        return specs
 
     async def _tell_claims(self, applied: AppliedLimits) -> None:
         """Let the claims follow, if there are any."""
@@ -118,3 +128,11 @@ class Follower:
         self._lease.follow(applied.shared or fleet_limits(self._fleet))
         self._reporter.limits = applied.id
         self._reporter.news.set()
+
+
+def _scaled(spec: PoolSpec, instances: int | None) -> PoolSpec:
+    """Keep as many instances as an autoscaler wants, within the pool's limits."""
+    if instances is None:
+        return spec
+    count = min(spec.max_instances, max(spec.min_instances, instances, 1))
+    return spec.model_copy(update={"min_instances": count, "max_instances": count})

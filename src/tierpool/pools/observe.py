@@ -17,10 +17,12 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from tierpool.contracts.limits import AppliedLimits
 from tierpool.contracts.reports import Bound, PoolReport, Window, WorkerReport
+from tierpool.contracts.scaling import ScalingState
 from tierpool.errors import ServerError
 from tierpool.fleet import TOOLS, LoadedFleet
 from tierpool.leases.applied import applied_limits
 from tierpool.pools.announce import SILENT, announced, living
+from tierpool.pools.entities import ask_scaling
 from tierpool.pools.shared import SharedStatus, as_workers_know, observe_shared
 from tierpool.pools.shared_notes import notes_on_shared
 from tierpool.pools.statistics import QueueStatistics, queue_statistics, together
@@ -85,6 +87,8 @@ class PoolStatus:
     """The same in words."""
     trouble: str
     """Why a process cannot build instances; it polls nothing then."""
+    statistics: bool = True
+    """Whether the server knows of backlog and arrivals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,8 @@ class FleetStatus:
     """What somebody should look at."""
     shared: SharedStatus
     """What is limited for the whole fleet."""
+    scaling: ScalingState | None = None
+    """What an autoscaler decided last; None if there never was one, or nobody tells."""
 
 
 async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
@@ -124,12 +130,13 @@ async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
     """
     notes: list[str] = []
     try:
-        queues, reports, limits, items, shared = await asyncio.gather(
+        queues, reports, limits, items, shared, scaling = await asyncio.gather(
             _queues(client, fleet, notes),
             announced(client, fleet.name),
             applied_limits(client, fleet.name),
             _items(client, fleet, notes),
             observe_shared(client, fleet),
+            ask_scaling(client, fleet.name),
         )
     except RPCError as error:
         raise ServerError(f"the Temporal server says: {error.message}") from error
@@ -158,6 +165,7 @@ async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
         and sum(i.items for i in items) < _ITEMS_COUNTED,
         notes=tuple(notes),
         shared=shared,
+        scaling=scaling.answer,
     )
 
 
@@ -202,6 +210,7 @@ def pool_status(
         bound=bound,
         reason=reason if workers else "no worker",
         trouble=next((part.trouble for part in parts if part.trouble), ""),
+        statistics=seen.known,
     )
 
 
@@ -329,7 +338,7 @@ async def _queues(
         notes.append(
             "this server has no statistics of task queues: no backlog is known"
         )
-        return dict.fromkeys(wanted, QueueStatistics())
+        return dict.fromkeys(wanted, QueueStatistics(known=False))
     return dict(zip(wanted, found, strict=True))
 
 

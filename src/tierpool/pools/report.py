@@ -9,12 +9,14 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
+from tierpool.contracts.ledger import Total
 from tierpool.contracts.reports import LeaseReport, PoolReport, WorkerReport
 from tierpool.leases import LeaseAgent
 from tierpool.pools.gate import Gate
@@ -58,6 +60,8 @@ class Reporter:
 
     def report(self) -> WorkerReport:
         """Return what is true now."""
+        lease = lease_report(self.lease) if self.lease else None
+        totals = lease.totals if lease else ()
         return WorkerReport(
             id=self.id,
             fleet=self.fleet,
@@ -73,12 +77,18 @@ class Reporter:
             limits=self.limits,
             refused_limits=self.refused_limits,
             silent_seconds=round(time.monotonic() - self.heard, 1),
-            pools=tuple(self._pool(name, gate) for name, gate in self.gates.items()),
-            lease=lease_report(self.lease) if self.lease else None,
+            pools=tuple(
+                self._pool(name, gate, totals) for name, gate in self.gates.items()
+            ),
+            lease=lease,
         )
 
-    def _pool(self, name: str, gate: Gate) -> PoolReport:
+    def _pool(self, name: str, gate: Gate, totals: Sequence[Total]) -> PoolReport:
         made = gate.report(self.models.get(name, ()))
+        mine = [one for one in totals if one.tier == name]
+        used = [one.usage.input_tokens + one.usage.output_tokens for one in mine]
+        cost = sum((one.settled_usd for one in mine), Decimal(0))
+        made = made.model_copy(update={"tokens": sum(used), "cost_usd": cost})
         if self.state == "draining":
             made = made.model_copy(
                 update={"limit": 0, "ready": 0, "cooldown": 0, "bound": "max",

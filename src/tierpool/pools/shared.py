@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _ROLE, _WIP = role_of(""), wip_of("")
+_SOON = 300.0
 _SHOWN = 20
 """Claims that are told one by one."""
 
@@ -66,6 +67,8 @@ class LedgerStatus:
     """How and when it ended."""
     hour_usd: Decimal | None = None
     """Settled in the rolling hour; None: nobody knows."""
+    soon_usd: Decimal | None = None
+    """What may be spent within the next 5 minutes at least; None without a cap."""
     leased_usd: Decimal | None = None
     cap_usd: Decimal | None = None
     alert_usd: Decimal | None = None
@@ -162,6 +165,7 @@ def ledger_status(asked: Asked[LedgerState], now: datetime) -> LedgerStatus:
         asked.silence,
         about.ended,
         hour_usd=dollars(ledger.used(USD, at)),
+        soon_usd=_soon(state, at),
         leased_usd=dollars(ledger.held(USD)),
         cap_usd=dollars(caps[USD][0].amount) if caps.get(USD) else None,
         alert_usd=ledger.effective.alert_usd,
@@ -173,6 +177,17 @@ def ledger_status(asked: Asked[LedgerState], now: datetime) -> LedgerStatus:
         closed_until=_closed(state.closed_until, now),
         closed_why=state.closed_why if state.closed_until > at else "",
     )
+
+
+def _soon(state: LedgerState, at: float) -> Decimal | None:
+    """Count what is free, and what leaves the window within some minutes."""
+    ledger = Ledger(state)  # its own: asked for later times it forgets
+    ledger.bury(at)
+    cap = ledger.effective.caps.get(USD)
+    if not cap:
+        return None
+    held = ledger.used(USD, at + _SOON) + ledger.held(USD)
+    return dollars(max(0, cap[0].amount - held))
 
 
 def claims_status(asked: Asked[ClaimsState], now: datetime) -> ClaimsStatus:

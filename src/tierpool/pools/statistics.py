@@ -33,6 +33,8 @@ class QueueStatistics:
     """Dispatches, mean over 30 s."""
     pollers: frozenset[str] = field(default_factory=frozenset)
     """Identities of the processes that polled within the last minutes."""
+    known: bool = True
+    """False if the server keeps no statistics."""
 
 
 async def queue_statistics(

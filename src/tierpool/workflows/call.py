@@ -24,11 +24,13 @@ from tierpool.contracts import (
     RouteRequest,
 )
 from tierpool.contracts.ledger import CALLS, USD
-from tierpool.errors import AgentCallFailed, NoTierAbove
+from tierpool.errors import AgentCallFailed, BudgetDenied, NoTierAbove
 from tierpool.replies import reply_text, validate_reply
+from tierpool.telemetry import ROUTE_DOWNGRADED, ROUTE_FAILOVER
 from tierpool.workflows import attempts as step
 from tierpool.workflows.account import denied, perform, reserved
 from tierpool.workflows.budget import Denied, Held
+from tierpool.workflows.counted import count_denied, count_routed, reason_of
 from tierpool.workflows.drafts import Draft
 from tierpool.workflows.output import Typed, misfit, typed
 from tierpool.workflows.render import (
@@ -67,6 +69,7 @@ class Call:
         """
         try:
             route = await route_for(self.run, request, self.made)
+            count_routed(self.role, route, reason_of(request, route))
             reply = await self._attempts(self._around(route))
         finally:
             self.run.forget(self.draft.kept)
@@ -128,7 +131,7 @@ class Call:
         """Return the error by which the call ends."""
         if isinstance(end, step.GiveUp):
             return AgentCallFailed(self.role, end.reason, attempts=self.tries)
-        return await denied(self.run, self.role, route.tier, _denial(sent, end.why))
+        return await self._denied_by_hour(route, _denial(sent, end.why))
 
     async def _wait(
         self,
@@ -162,7 +165,7 @@ class Call:
         if cheaper is not None:
             return cheaper
         if failure.never:
-            raise await denied(self.run, self.role, route.tier, denial)
+            raise await self._denied_by_hour(route, denial)
         await self._sleep(wait.delay, wait.reason, route, wait.whom)
         return route
 
@@ -206,6 +209,7 @@ class Call:
             ):
                 raised = await self.run.budget.raised(quote)
             if not raised:
+                count_denied(self.role, route.tier, "max_cost_per_workflow_usd")
                 raise await denied(self.run, self.role, route.tier, held)
             route = asked
 
@@ -215,7 +219,13 @@ class Call:
         if below < self.lowest or self.snapshot.fixed_route(self.role) is not None:
             return None
         reason = f"downgraded from {route.tier}: {shorten(denial.why, 80)}"
-        return self.snapshot.route_to(list(self.snapshot.tiers)[below], reason)
+        lower = self.snapshot.route_to(list(self.snapshot.tiers)[below], reason)
+        count_routed(self.role, lower, ROUTE_DOWNGRADED)
+        return lower
+
+    async def _denied_by_hour(self, route: Route, denial: Denied) -> BudgetDenied:
+        count_denied(self.role, route.tier, "max_cost_per_hour_usd")
+        return await denied(self.run, self.role, route.tier, denial)
 
     async def _attempt(
         self, request: AgentRequest, held: Held | None, progress: step.Progress
@@ -239,11 +249,16 @@ class Call:
 
     def _around(self, route: Route) -> Route:
         """Pass by a model that this run has found unavailable a moment ago."""
-        return self.run.unavailable.around(self.snapshot, route, workflow.now())
+        found = self.run.unavailable.around(self.snapshot, route, workflow.now())
+        if found.fallback != route.fallback:
+            count_routed(self.role, found, ROUTE_FAILOVER)
+        return found
 
     def _fail_over(self, route: Route, reason: str) -> Route:
         reason = f"failover: {shorten(reason, 80)}"
-        return self.snapshot.route_to(route.tier, reason, route.fallback + 1)
+        found = self.snapshot.route_to(route.tier, reason, route.fallback + 1)
+        count_routed(self.role, found, ROUTE_FAILOVER)
+        return found
 
     def _progress(self, route: Route, paid: int) -> step.Progress:
         tier = self.snapshot.tiers.get(route.tier)
@@ -266,9 +281,11 @@ class Call:
         )
         self.lowest = list(self.snapshot.tiers).index(route.tier) + 1
         try:
-            return await route_for(self.run, request, self.made)
+            higher = await route_for(self.run, request, self.made)
         except NoTierAbove:
             raise failed from None
+        count_routed(self.role, higher, reason_of(request, higher))
+        return higher
 
     async def _sleep(
         self, delay: timedelta, reason: str, route: Route, whom: str = ""

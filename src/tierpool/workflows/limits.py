@@ -13,8 +13,10 @@ from tierpool.blueprint import PoolSpec
 from tierpool.contracts.limits import (
     APPLY_UPDATE,
     LIMITS_MEMO,
+    SCALE_UPDATE,
     AppliedLimits,
     LimitsRequest,
+    ScaleRequest,
     limits_of,
 )
 from tierpool.errors import UsageError
@@ -57,6 +59,8 @@ class LimitsWorkflow:
                 generation=known.generation + 1,
                 shared=shared.model_copy(update=number) if shared else None,
                 claims=claims.model_copy(update=number) if claims else None,
+                scaled=known.scaled,
+                scaled_until=known.scaled_until,
             )
             workflow.upsert_memo(self._memo())
             self._show()
@@ -73,6 +77,15 @@ class LimitsWorkflow:
             except ValidationError as error:
                 wrong = "; ".join(one["msg"] for one in error.errors())
                 raise UsageError(f"pool {name}: {wrong}") from error
+
+    @workflow.update(name=SCALE_UPDATE, description="instances for a while")
+    def scale(self, request: ScaleRequest) -> AppliedLimits:
+        """Let workers follow an autoscaler for a while."""
+        scaled = {"scaled": request.pools, "scaled_until": request.until}
+        self._applied = self._applied.model_copy(update=scaled)
+        workflow.upsert_memo(self._memo())
+        self._show()
+        return self._applied
 
     @workflow.query(description="what was applied last")
     def limits(self) -> AppliedLimits:
@@ -93,5 +106,10 @@ class LimitsWorkflow:
         lines += [
             f"| {escape_markdown(name)} | {pool.min_instances} | {pool.max_instances} |"
             for name, pool in known.pools.items()
+        ]
+        scaled = known.scaled_now(workflow.now())
+        lines += [
+            f"\n{escape_markdown(name)}: {count} of each worker, says the autoscaler"
+            for name, count in scaled.items()
         ]
         workflow.set_current_details("\n".join(lines))

@@ -70,7 +70,8 @@ def test_every_setting_has_its_default_on_the_page() -> None:
     schema = json_schema()["$defs"]
 
     for model, keys in {
-        "PoolSpec": list(schema["PoolSpec"]["properties"]),
+        "PoolSpec": [k for k in schema["PoolSpec"]["properties"] if k != "scaling"],
+        "Scaling": list(schema["Scaling"]["properties"]),
         "Blueprint": ["max_attempts"],
         "Tier": ["max_output_tokens", "timeout"],
         "Guardrails": ["on_exhausted"],

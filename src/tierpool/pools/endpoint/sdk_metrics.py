@@ -1,4 +1,4 @@
-"""Metrics that the Temporal SDK makes itself: of polls, tasks and requests."""
+"""Metrics of the Temporal SDK: its own, and what calls count with its meter."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from datetime import timedelta
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
 from tierpool.errors import ServerError
+from tierpool.telemetry import HISTOGRAM_BUCKETS
 
 __all__ = ["metrics_runtime", "sdk_exposition"]
 
@@ -49,6 +50,7 @@ def metrics_runtime(
             counters_total_suffix=True,
             unit_suffix=True,
             durations_as_seconds=True,
+            histogram_bucket_overrides=HISTOGRAM_BUCKETS,
         )
         telemetry = TelemetryConfig(metrics=metrics, global_tags=tags or {})
         try:

@@ -165,6 +165,8 @@ def _resize(
     now: float,
 ) -> tuple[State, str, list[Action]]:
     """Want one process more, or let one go; missing answers argue against both."""
+    if limits.target is not None:
+        return _follow(state, limits, active)
     reports = [one.report for one in active if one.report is not None and one.ready]
     fresh = all(one.answers_by(now) for one in active)
     if not reports or len(reports) < len(active) or not fresh:
@@ -176,10 +178,26 @@ def _resize(
     state = replace(state, wanted=state.wanted + wished.change)
     if wished.change >= 0:
         return state, wished.reason, []
-    busy = {one.index: one.report.busy for one in active if one.report}
-    leaving = min(active, key=lambda one: (busy[one.index], -one.index))
+    leaving = _least_busy(active)
     state = replace(state, pressure=Pressure())
     return state, "", [Action("drain", leaving.index, wished.reason)]
+
+
+def _follow(
+    state: State, limits: Limits, active: Sequence[Process]
+) -> tuple[State, str, list[Action]]:
+    """Want what an autoscaler wants; of those too many one drains with each look."""
+    wanted = min(limits.most, max(limits.least, limits.target or 0))
+    state = replace(state, wanted=wanted)
+    if len(active) <= wanted + (state.replacing is not None):
+        return state, "the autoscaler wants it", []
+    reason = f"the autoscaler wants {wanted}"
+    return state, "", [Action("drain", _least_busy(active).index, reason)]
+
+
+def _least_busy(active: Sequence[Process]) -> Process:
+    busy = {one.index: one.report.busy if one.report else 0 for one in active}
+    return min(active, key=lambda one: (busy[one.index], -one.index))
 
 
 def _start(

@@ -64,12 +64,22 @@ class Supervisor:
         """Processes that take calls."""
         return sum(child.state == "running" for child in self.children.values())
 
-    async def run(self) -> int:
+    def stop(self) -> None:
+        """Drain all processes; a second time, abort them."""
+        self._signals += 1
+        event = ("supervisor.draining", "supervisor.aborted")[self._signals > 1]
+        _log.info(event, processes=len(self.children))
+        self._wake.set()
+
+    async def run(self, *, on_signals: bool = True) -> int:
         """Keep the processes until told to stop; return the exit status.
 
         If this process is killed, they notice and drain (see `lifeline`).
+
+        Args:
+            on_signals: Whether SIGTERM and Ctrl-C tell it; else `stop` does.
         """
-        with self._on_signals():
+        with self._on_signals() if on_signals else contextlib.nullcontext():
             while self._signals < 2:
                 began = self.clock()
                 self._wake.clear()
@@ -175,16 +185,9 @@ class Supervisor:
     def _on_signals(self) -> Iterator[None]:
         """Drain on the first SIGTERM or Ctrl-C, abort on the second."""
         loop = asyncio.get_running_loop()
-
-        def received() -> None:
-            self._signals += 1
-            event = ("supervisor.draining", "supervisor.aborted")[self._signals > 1]
-            _log.info(event, processes=len(self.children))
-            self._wake.set()
-
         numbers = (signal.SIGTERM, signal.SIGINT)
         for number in numbers:
-            loop.add_signal_handler(number, received)
+            loop.add_signal_handler(number, self.stop)
         try:
             yield
         finally:

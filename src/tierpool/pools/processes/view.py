@@ -20,6 +20,8 @@ class Limits:
 
     least: int = 1
     most: int = 1
+    target: int | None = None
+    """What an autoscaler wants; without one, the supervisor decides by itself."""
     grace: float = 300.0
     """Seconds that calls in flight may go on in a process that drains."""
     requests: int | None = None

@@ -1,0 +1,284 @@
+"""A burst of ten times the base rate, scaled by forecast and by threshold side by side.
+
+Starts a Temporal server, a provider, and for each policy a fleet of its own with
+`tierpool autoscale --act processes`; gives both the same load at the same time,
+prints a table, and at last one line of JSON. See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from _fleet_process import FleetProcess, at, fleet_process
+from _processes import python
+from _program import MEMORY, Target, console, print_targets, progress, run_program
+from rich.table import Table
+from temporalio.client import Client
+
+from tierpool import TierpoolPlugin, flow_result, load_fleet, start_flow
+from tierpool.devserver import embedded_server
+from tierpool.pools.recorded import recorded_calls
+
+CALL_S = 2.0
+INSTANCES = 4
+"""Of each worker process."""
+MOST_WORKERS = 8
+POLICIES = ("predictive", "threshold")
+QUIET_AFTER_S = 45.0
+"""Time in which processes that are not needed any more may go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Items a second over time: base, burst, base."""
+
+    base_rate: float
+    base_s: float
+    burst_s: float
+    factor: float = 10.0
+
+    def arrivals(self) -> list[float]:
+        """Return when items are started, in seconds: at random, the same every time."""
+        dice, now, found = random.Random(11), 0.0, []
+        parts = (
+            (self.base_s, self.base_rate),
+            (self.burst_s, self.factor * self.base_rate),
+            (self.base_s, self.base_rate),
+        )
+        begin = 0.0
+        for seconds, rate in parts:
+            now = begin + dice.expovariate(rate)
+            while now < begin + seconds:
+                found.append(now)
+                now += dice.expovariate(rate)
+            begin += seconds
+        return found
+
+
+@dataclass
+class Seen:
+    """What one policy did."""
+
+    policy: str
+    waits: list[float] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
+    process_seconds: float = 0.0
+    ups: int = 0
+    downs: int = 0
+    died: int = 0
+    flaps: int = 0
+
+    @property
+    def repeated(self) -> int:
+        """Calls that were made again: something had ended them."""
+        return sum(count - 1 for count in self.attempts)
+
+    def wait(self, share: float) -> float:
+        """Return a percentile of the waits, in seconds."""
+        ordered = sorted(self.waits)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def fleet_file(folder: Path, policy: str, base_url: str) -> Path:
+    """Write a fleet with one role of one call."""
+    folder.mkdir(parents=True)
+    (folder / "clerk.md").write_text("Answer.\n")
+    pool = {
+        "min_instances": 1,
+        "max_instances": INSTANCES,
+        "scale_up_threshold": 4,
+        "scale_down_idle_secs": 15,
+        "scaling": {"policy": policy, "min_workers": 1, "max_workers": MOST_WORKERS},
+    }
+    tier = {
+        "model": "openai:scripted",
+        "base_url": f"{base_url}/v1",
+        "price": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 4},
+        "pool": pool,
+    }
+    flow = {
+        "initial": "incoming",
+        "transitions": {"incoming -> done": {"agent": "clerk"}},
+    }
+    whole = {
+        "version": 1,
+        "fleet": f"bench-live-{policy}",
+        "tiers": {"standard": tier},
+        "agents": {"clerk": {"prompt": "clerk.md", "tier": "standard"}},
+        "flows": {"work": flow},
+    }
+    path = folder / "agents.yaml"
+    path.write_text(json.dumps(whole))  # JSON is YAML
+    return path
+
+
+async def one_policy(
+    stack: AsyncExitStack, scratch: Path, policy: str, address: str, base_url: str
+) -> tuple[Client, Path, FleetProcess]:
+    """Start a fleet: its flows and control, and an autoscaler with worker processes."""
+    file = fleet_file(scratch / policy, policy, base_url)
+    own = {"fleet": file, "address": address}
+    rest = ("--flows", "--control", "--http", "off")
+    log = scratch / f"{policy}-rest.log"
+    await stack.enter_async_context(fleet_process(*rest, log=log, **own))
+    options = ("--act", "processes", "--every", "5", "--http", "127.0.0.1:0")
+    scaler = await stack.enter_async_context(
+        fleet_process(
+            *options, log=scratch / f"{policy}-scaler.log", name="autoscale", **own
+        )
+    )
+    client = await Client.connect(address, plugins=[TierpoolPlugin(load_fleet(file))])
+    await scaler.saw("process.ready")
+    return client, file, scaler
+
+
+async def drive(client: Client, policy: str, load: Load) -> list[int]:
+    """Start items as the load says; return the attempts of each."""
+    begun, handles = time.monotonic(), []
+    for number, due in enumerate(load.arrivals()):
+        await asyncio.sleep(max(0.0, begun + due - time.monotonic()))
+        name = f"live-{policy}-{number:05}"
+        handles.append(await start_flow(client, "work", "text", id=name))
+    results = await asyncio.gather(*(flow_result(handle) for handle in handles))
+    return [result.attempts for result in results]
+
+
+async def measure_one(
+    client: Client, file: Path, scaler: FleetProcess, policy: str, load: Load
+) -> Seen:
+    """Give one fleet the load, and see what its autoscaler did."""
+    begun = time.time()
+    attempts = await drive(client, policy, load)
+    await asyncio.sleep(QUIET_AFTER_S)
+    ended = time.time()
+    since = timedelta(seconds=ended - begun + 5)
+    found = await recorded_calls(client, load_fleet(file), since)
+    return seen_of(policy, scaler, found.calls, attempts, begun, ended)
+
+
+def seen_of(
+    policy: str,
+    scaler: FleetProcess,
+    calls: Sequence[Any],
+    attempts: list[int],
+    begun: float,
+    ended: float,
+) -> Seen:
+    """Read the log of an autoscaler: who ran when, and how often it changed its mind."""
+    starts = {one["pid"]: at(one) for one in scaler.children()}
+    ends = {one["pid"]: at(one) for one in scaler.events("process.ended")}
+    died = len(scaler.events("process.ended", reason="by itself"))
+    moves = sorted(
+        [(when, 1) for when in starts.values() if when > begun]
+        + [(at(one), -1) for one in scaler.events("process.draining")]
+    )
+    flaps = sum(
+        1 for (_, first), (_, second) in itertools.pairwise(moves) if first < 0 < second
+    )
+    return Seen(
+        policy,
+        waits=[call.wait_seconds for call in calls],
+        attempts=attempts,
+        process_seconds=sum(
+            max(0.0, min(ended, ends.get(pid, ended)) - max(begun, when))
+            for pid, when in starts.items()
+        ),
+        ups=sum(1 for _, move in moves if move > 0),
+        downs=sum(1 for _, move in moves if move < 0),
+        died=died,
+        flaps=flaps,
+    )
+
+
+async def measure(args: argparse.Namespace) -> list[Seen]:
+    """Run both policies at the same time under the same load."""
+    load = Load(args.base_rate, args.base_seconds, args.burst_seconds)
+    with tempfile.TemporaryDirectory(prefix="tierpool-bench-", dir=MEMORY) as folder:
+        scratch = Path(folder)
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(
+                embedded_server(scratch / "server", ui=False)
+            )
+            arguments = ("--port", "0", "--delay", str(CALL_S))
+            provider = await stack.enter_async_context(
+                python("-m", "tierpool.testing.provider", *arguments,
+                       log=scratch / "provider.log")
+            )  # fmt: skip
+            fleets = [
+                await one_policy(
+                    stack, scratch, policy, server.address, provider.said["base_url"]
+                )
+                for policy in POLICIES
+            ]
+            progress(f"{len(load.arrivals())} items for each policy")
+            return await asyncio.gather(
+                *(
+                    measure_one(*fleet, policy, load)
+                    for policy, fleet in zip(POLICIES, fleets, strict=True)
+                )
+            )
+
+
+def show(found: list[Seen], args: argparse.Namespace) -> None:
+    """Print what was seen; the last line is JSON."""
+    title = (
+        f"{args.base_rate:g} items/s, 10 times as many for {args.burst_seconds:g} s; "
+        f"calls of {CALL_S:g} s, {INSTANCES} instances a process"
+    )
+    table = Table(title=title, title_justify="left", box=None)
+    names = ("policy", "calls", "wait p50 s", "p95 s", "p99 s", "process-seconds",
+             "started", "drained", "died", "flaps", "calls repeated")  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for one in found:
+        waits = (f"{one.wait(share):.2f}" for share in (0.5, 0.95, 0.99))
+        counts = (one.ups, one.downs, one.died, one.flaps, one.repeated)
+        table.add_row(
+            one.policy, str(len(one.waits)), *waits, f"{one.process_seconds:.0f}",
+            *map(str, counts),
+        )  # fmt: skip
+    console(120).print(table)
+    ours, theirs = found
+    targets = {
+        "wait_p95_to_threshold": Target(
+            ours.wait(0.95) / max(0.01, theirs.wait(0.95)), 1.0
+        ),
+        "calls_killed": Target(ours.repeated + ours.died, 0),
+        "flaps": Target(ours.flaps, max(1, theirs.flaps)),
+    }
+    print_targets("scale_live", targets)
+
+
+def options(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--base-rate", type=float, default=0.8, help="items a second")
+    parser.add_argument(
+        "--base-seconds", type=float, default=60, help="before and after"
+    )
+    parser.add_argument("--burst-seconds", type=float, default=60)
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke test; its figures say little"
+    )
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.base_rate, args.base_seconds, args.burst_seconds = 0.5, 10.0, 15.0
+    return args
+
+
+if __name__ == "__main__":
+    chosen = options(sys.argv[1:])
+    run_program(lambda: measure(chosen), lambda found: show(found, chosen))
