@@ -58,8 +58,7 @@ def configure_logs(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    # IDs ride in `extra`; messages stay clean
-    workflow.logger.workflow_info_on_message = False
+    workflow.logger.workflow_info_on_message = False  # IDs ride in `extra`
     activity.logger.activity_info_on_message = False
 
 

@@ -8,12 +8,11 @@ import signal
 import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from aiohttp import web
-from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from tierpool import flow_result
@@ -74,12 +73,13 @@ class Noted:
 
 
 def scaler(
-    fleet: Running, target: Target, policy: Wanting, client: Client | None = None
+    fleet: Running, target: Target, policy: Wanting, lead_for: float = 30.0
 ) -> Autoscaler:
+    """Return one that looks often; a slow machine needs half of `lead_for` to act."""
     brain = Brain({"nano": Bounded(policy)})
-    scaled = Autoscaler(client or fleet.client, fleet.fleet, target, brain, every=0.2)
-    scaled.lead_for = 2.0
-    return replace(scaled)
+    return Autoscaler(
+        fleet.client, fleet.fleet, target, brain, every=0.2, lead_for=lead_for
+    )
 
 
 @asynccontextmanager
@@ -115,13 +115,15 @@ async def test_running_workers_follow_and_nothing_is_killed(running: Start) -> N
     async with scaling(scaler(fleet, slots, policy)):
         await until(lambda: nano(fleet).limit == 3)
         handles = [await fleet.start("review") for _ in range(8)]
-        await fleet.provider.until(lambda books: books.in_flight == 3)
-        policy.instances = 6
-        await fleet.provider.until(lambda books: books.in_flight == 6)
-        policy.instances = 2
-        await until(lambda: nano(fleet).limit == 2)
+        try:
+            await fleet.provider.until(lambda books: books.in_flight == 3)
+            policy.instances = 6
+            await fleet.provider.until(lambda books: books.in_flight == 6)
+            policy.instances = 2
+            await until(lambda: nano(fleet).limit == 2)
+        finally:
+            gate.set()  # a worker whose calls never end would not stop
         peak = fleet.provider.accounting.peak_in_flight
-        gate.set()
         results = [await flow_result(handle) for handle in handles]
 
     assert [1] * 8 == [result.attempts for result in results]
@@ -161,9 +163,9 @@ async def test_one_leads_and_another_takes_over_when_it_falls_silent(
 ) -> None:
     fleet = await running(REVIEW, base=EIGHT)
     first, second = Noted(), Noted()
-    async with scaling(scaler(fleet, second, Wanting(16))) as other:
+    async with scaling(scaler(fleet, second, Wanting(16), 5.0)) as other:
         await until(lambda: other.leads)
-        async with scaling(scaler(fleet, first, Wanting(8))) as late:
+        async with scaling(scaler(fleet, first, Wanting(8), 5.0)) as late:
             await asyncio.sleep(1.5)
             assert (True, False, []) == (other.leads, late.leads, first.told)
             other.target.refuses = True  # type: ignore[attr-defined]
@@ -178,9 +180,7 @@ async def test_one_leads_and_another_takes_over_when_it_falls_silent(
 
 async def test_who_is_told_to_stop_lets_another_lead_at_once(running: Start) -> None:
     fleet = await running(REVIEW, base=EIGHT)
-    one = scaler(fleet, Noted(), Wanting(8))
-    one.lead_for = 300.0
-    one, stop = replace(one), asyncio.Event()
+    one, stop = scaler(fleet, Noted(), Wanting(8), 300.0), asyncio.Event()
     task = asyncio.create_task(one.run(stop))
     await until(lambda: one.leads)
 

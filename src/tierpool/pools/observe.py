@@ -42,6 +42,7 @@ WITHOUT_CALLS = ("flows", "control")
 """Parts of a fleet that run workflows and make no calls."""
 
 _REMEMBERED = timedelta(minutes=10)
+_NO_REGISTRY = "this server keeps no registry of workers: nothing is known of instances"
 _ITEMS_COUNTED = 5000
 _UNDERSIZED, _OVERSIZED = 0.8, 0.2
 _ENOUGH_SECONDS = 60.0
@@ -147,13 +148,10 @@ async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
         for name, seen in queues.items()
     ]
     if reports is None:
-        notes.append(
-            "this server keeps no registry of workers: nothing is known of instances"
-        )
+        notes.append(_NO_REGISTRY)
     else:
         notes += notes_on(pools, reports, limits, now)
-    ledger = as_workers_know(shared.ledger, heard or ())
-    shared = replace(shared, ledger=ledger)
+    shared = replace(shared, ledger=as_workers_know(shared.ledger, heard or ()))
     notes += notes_on_shared(shared, fleet, heard or (), limits)
     return FleetStatus(
         fleet=fleet.name,

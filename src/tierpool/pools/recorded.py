@@ -10,15 +10,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pydantic import ValidationError
 from temporalio.client import Client, WorkflowExecution
 from temporalio.service import RPCError, RPCStatusCode
 
 from tierpool.contracts.costs import COSTS_MEMO, ClosingCosts
-from tierpool.errors import ServerError, TierpoolError, UnknownName
+from tierpool.errors import ServerError, UnknownName
 from tierpool.fleet import TOOLS, LoadedFleet
 from tierpool.pools.entities import ask_ledger
-from tierpool.pools.recorded_history import CallReader
+from tierpool.pools.recorded_history import NOT_OURS, CallReader
 from tierpool.scaling.recorded import RecordedCall
 
 __all__ = ["MOST_HISTORIES", "Recorded", "recorded_calls"]
@@ -188,8 +187,8 @@ async def _is_ours(run: WorkflowExecution, fleet: str) -> bool:
     """Tell whether a workflow left costs of this fleet in its memo."""
     try:
         left = await run.memo_value(COSTS_MEMO, None, type_hint=ClosingCosts)
-    except (ValidationError, ValueError, RuntimeError, TierpoolError):
-        return False  # somebody else's, or of a version that we do not understand
+    except NOT_OURS:
+        return False  # or of a version that we do not understand
     return left is not None and left.fleet == fleet
 
 

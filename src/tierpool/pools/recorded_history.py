@@ -21,7 +21,11 @@ from tierpool.contracts import AgentResult, FailureDetail, Usage
 from tierpool.errors import TierpoolError
 from tierpool.scaling.recorded import RecordedCall
 
-__all__ = ["CallReader"]
+__all__ = ["NOT_OURS", "CallReader"]
+
+NOT_OURS = (ValueError, RuntimeError, TypeError, KeyError, TierpoolError)
+"""What reading a payload of somebody else's raises: another shape, another codec
+(the SDK answers an encoding that it does not know with a KeyError)."""
 
 _Key: TypeAlias = tuple[str, str, float]
 """Workflow ID, activity ID, time: the same in the copy that a reset makes."""
@@ -114,8 +118,8 @@ class CallReader:
     async def _decoded(self, payloads: Sequence[Payload], kind: type[Any]) -> Any:
         try:
             (value,) = await self.converter.decode(payloads[:1], [kind])
-        except (ValueError, RuntimeError, TypeError, TierpoolError):
-            return None  # somebody else's activity, or encrypted by a codec of theirs
+        except NOT_OURS:
+            return None
         return value
 
 

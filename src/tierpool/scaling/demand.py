@@ -106,12 +106,10 @@ def demand_of_calls(
         TooFewCalls: below LEAST_CALLS, or within less than LEAST_SECONDS.
     """
     count, span = _enough(source, arrivals)
-    windows = measure(arrivals, services, target)
-    mean, cv = _mean_and_cv(services)
-    per_hour = count / span * _HOUR
+    (mean, cv), per_hour = _mean_and_cv(services), count / span * _HOUR
     return Demand(
         source=source,
-        windows=windows,
+        windows=measure(arrivals, services, target),
         calls=count,
         span_seconds=span,
         mean_seconds=mean,

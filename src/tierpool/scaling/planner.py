@@ -115,6 +115,18 @@ class TierPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Slots without any limit."""
+
+    predicted: int
+    replayed: int | None
+
+    @property
+    def slots(self) -> int:
+        return max(self.predicted, self.replayed or 0)
+
+
+@dataclass(frozen=True, slots=True)
 class _Size:
     """Slots, and what comes of them."""
 
@@ -143,16 +155,26 @@ def plan(
         workers: Worker processes; None: chosen.
     """
     others, target = elsewhere or Elsewhere(), limits.wait_target_seconds
-    predicted = slots_for(demand.windows, target)
     replayed = None
     if demand.arrivals:
         replayed = slots_by_replay(demand.arrivals, demand.services, target)
-    bounds = tuple(bounds_of(demand, predicted, limits, others))
-    wanted = max(predicted, replayed or 0)
-    size = _size(demand, wanted, limits, others, bounds)
+    wanted = _Wanted(slots_for(demand.windows, target), replayed)
+    bounds = tuple(bounds_of(demand, wanted.predicted, limits, others))
+    size = _size(demand, wanted.slots, limits, others, bounds)
+    return _told(tier, demand, target, wanted, bounds, size, workers)
+
+
+def _told(
+    tier: str,
+    demand: Demand,
+    target: float,
+    wanted: _Wanted,
+    bounds: tuple[Bound, ...],
+    size: _Size,
+    workers: int | None,
+) -> TierPlan:
+    """Put together what was found."""
     pattern = pattern_for(_items(demand))
-    isolated = demand.bursts >= ISOLATED_BURSTS
-    lines = _lines(demand, size.slots, target, pattern, workers)
     return TierPlan(
         tier=tier,
         source=demand.source,
@@ -164,9 +186,9 @@ def plan(
         load=demand.load,
         wait_target_seconds=target,
         slots=size.slots,
-        slots_predicted=predicted,
+        slots_predicted=wanted.predicted,
         slots_erlang_c=erlang_c_slots(demand.windows, target),
-        slots_replayed=replayed,
+        slots_replayed=wanted.replayed,
         utilisation=demand.load / size.slots,
         p95_wait_seconds=size.wait,
         p95_is="simulated" if demand.arrivals else "estimate",
@@ -175,11 +197,11 @@ def plan(
         bounds=bounds,
         possible=size.possible,
         nearest_possible_seconds=None if size.possible else size.wait,
-        isolated_bursts=isolated,
+        isolated_bursts=_isolated(demand),
         items_per_day=_items(demand),
         pattern=pattern,
-        lines=lines,
-        notes=tuple(_notes(demand, predicted, replayed, size, isolated)),
+        lines=_lines(demand, size.slots, target, pattern, workers),
+        notes=tuple(_notes(demand, wanted, size)),
     )
 
 
@@ -283,7 +305,7 @@ def _lines(
 ) -> PoolLines:
     """Spread the slots over workers; the minimum serves the quiet time."""
     standing = slots
-    if demand.bursts < ISOLATED_BURSTS and demand.arrivals:
+    if demand.arrivals and not _isolated(demand):
         standing = min(slots, _quiet_slots(demand, target))
     fewest = 2 if pattern == "cluster" else 1  # one may be replaced at any time
     count = workers or max(fewest, math.ceil(slots / _PER_WORKER))
@@ -308,16 +330,19 @@ def _quiet_slots(demand: Demand, target: float) -> int:
         return 1
 
 
-def _notes(
-    demand: Demand, predicted: int, replayed: int | None, size: _Size, isolated: bool
-) -> Iterator[str]:
+def _isolated(demand: Demand) -> bool:
+    return demand.bursts >= ISOLATED_BURSTS
+
+
+def _notes(demand: Demand, wanted: _Wanted, size: _Size) -> Iterator[str]:
     yield from size.notes
-    if replayed is not None and size.slots >= replayed > predicted:
+    replayed = wanted.replayed
+    if replayed is not None and size.slots >= replayed > wanted.predicted:
         yield (
-            f"raised from the predicted {predicted} slots to the {replayed} that the "
-            "replay needs"
+            f"raised from the predicted {wanted.predicted} slots to the {replayed} "
+            "that the replay needs"
         )
-    if isolated:
+    if _isolated(demand):
         yield (
             f"isolated bursts: {demand.bursts:.0%} of the calls come in bursts that "
             "begin out of quiet, faster than an instance starts. No policy serves them "

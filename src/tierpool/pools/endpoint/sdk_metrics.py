@@ -61,10 +61,8 @@ def metrics_runtime(
             # another program took the port in between
         else:
             return runtime, f"http://{address}/metrics"
-    raise ServerError(
-        f"the Temporal SDK got no port for its metrics on {_LOOPBACK}, "
-        f"after {_TRIES} attempts"
-    )
+    tried = f"on {_LOOPBACK}, after {_TRIES} attempts"
+    raise ServerError(f"the Temporal SDK got no port for its metrics {tried}")
 
 
 def sdk_exposition(url: str, timeout: float) -> str:
