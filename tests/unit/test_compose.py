@@ -214,6 +214,21 @@ def test_worker_commands_parse(compose: dict[str, Any], name: str) -> None:
     assert [name] == [service for service, on in served.items() if on]
 
 
+def test_autoscaler_is_started_on_demand_and_is_stopped_in_order(
+    compose: dict[str, Any],
+) -> None:
+    """It resizes the workers that run; without its profile their own limits count."""
+    service = compose["services"]["autoscaler"]
+    args = parser().parse_args(service["command"])
+
+    assert (["autoscale"], "slots", False) == (
+        service["profiles"],
+        args.act,
+        args.advise,
+    )
+    assert service["init"] is True
+
+
 def test_every_tier_of_the_example_has_a_service(compose: dict[str, Any]) -> None:
     """The fleet that is mounted by default is served whole."""
     mount = filled(compose["services"]["nano"]["volumes"][0]).split(":")[0]

@@ -170,7 +170,7 @@ def test_every_alert_is_explained() -> None:
 
 
 def test_prometheus_reads_every_worker_of_the_compose_file() -> None:
-    """Its targets are the services that run workers, on the port they listen on."""
+    """Its targets are the services that run tierpool, on the port they listen on."""
     jobs = {
         job["job_name"]: job
         for job in read_yaml(RULES.parent / "prometheus.yml")["scrape_configs"]
@@ -179,7 +179,7 @@ def test_prometheus_reads_every_worker_of_the_compose_file() -> None:
     workers = [
         name
         for name, service in SERVICES.items()
-        if service.get("command", [""])[0] == "worker"
+        if service.get("command", [""])[0] in ("worker", "autoscale")
     ]
     ports = {SERVICES[name]["command"][-1].rpartition(":")[2] for name in workers}
 
