@@ -68,6 +68,7 @@ __all__ = [
     "METRIC_POOL_LIMIT",
     "METRIC_POOL_TROUBLE",
     "METRIC_POOL_UTILISATION",
+    "METRIC_POOL_WAIT_TARGET",
     "METRIC_PROCESSES",
     "METRIC_PROCESSES_ENDED",
     "METRIC_ROUTED_CALLS",
@@ -123,6 +124,7 @@ METRIC_POOL_BOUND = "tierpool_pool_bound"
 METRIC_POOL_TROUBLE = "tierpool_pool_trouble"
 METRIC_POOL_BACKLOG = "tierpool_pool_backlog"
 METRIC_POOL_BACKLOG_AGE = "tierpool_pool_backlog_age_seconds"
+METRIC_POOL_WAIT_TARGET = "tierpool_pool_wait_target_seconds"
 METRIC_POOL_ARRIVALS = "tierpool_pool_arrivals_per_second"
 METRIC_LEASE_VALID = "tierpool_lease_valid"
 METRIC_LEASE_TROUBLE = "tierpool_lease_trouble"
@@ -158,6 +160,7 @@ METRICS = {
     METRIC_POOL_TROUBLE: "1 while no instance can be built; then nothing is polled.",
     METRIC_POOL_BACKLOG: "Tasks that wait in the whole fleet, approximate; every worker tells the same, so take the maximum.",
     METRIC_POOL_BACKLOG_AGE: "Age of the oldest task that waits in the whole fleet.",
+    METRIC_POOL_WAIT_TARGET: "Wait within which 95 of 100 calls should begin: wait_target_secs.",
     METRIC_POOL_ARRIVALS: "Tasks that arrive in the whole fleet, mean over 30 s.",
     METRIC_LEASE_VALID: "1 while limited calls may begin; an idle worker lets its lease run out.",
     METRIC_LEASE_TROUBLE: "1 while no lease can be had: nothing that is limited begins.",

@@ -156,7 +156,9 @@ def test_the_asked_for_alerts_are_there() -> None:
     assert (True, "15m") == (busy.endswith("> 0.8"), how_long)
     assert "tierpool_hour_alerting" in rules["TierpoolCostAboveThreshold"][0]
     assert "tierpool_cost_denied_total" in rules["TierpoolDenials"][0]
-    assert "tierpool_pool_backlog_age_seconds" in rules["TierpoolBacklogOld"][0]
+    age, target = rules["TierpoolBacklogOld"][0].split(" > ")
+    assert "tierpool_pool_backlog_age_seconds" in age
+    assert "tierpool_pool_wait_target_seconds" in target
 
 
 def test_every_alert_is_explained() -> None:

@@ -71,6 +71,8 @@ class PoolReport(Wire):
     """Backlog above which one process more is called for."""
     scale_down_idle_secs: int = 300
     """Time after which idle instances, and processes, go."""
+    wait_target_secs: float = 0.0
+    """95 of 100 calls should begin within so many seconds; 0: not told."""
     ready: int = 0
     """Instances that wait for a call."""
     busy: int = 0

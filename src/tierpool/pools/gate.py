@@ -196,6 +196,7 @@ class Gate:
             limit=view.limit,
             scale_up_threshold=self.pool.spec.scale_up_threshold,
             scale_down_idle_secs=self.pool.spec.scale_down_idle_secs,
+            wait_target_secs=self.pool.spec.scaling.wait_target_secs,
             ready=view.ready - cooling,
             busy=view.busy,
             starting=view.starting,

@@ -42,6 +42,7 @@ NANO = PoolReport(
     window=Window(seconds=300, busy_seconds=900, capacity_seconds=2700),
     backlog=42,
     oldest_seconds=12.5,
+    wait_target_secs=7.5,
     arrivals_per_second=1.5,
 )
 PAUSED = PoolReport(pool="premium", trouble="no key in OPENAI_API_KEY")
@@ -121,6 +122,7 @@ def test_each_instance_is_in_one_state() -> None:
         ("trouble", 0),
         ("backlog", 42),
         ("backlog_age_seconds", 12.5),
+        ("wait_target_seconds", 7.5),
         ("arrivals_per_second", 1.5),
     ],
 )

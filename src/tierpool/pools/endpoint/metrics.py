@@ -186,6 +186,10 @@ def _of_queues(pools: _Pools) -> Iterator[Metric]:
     yield _gauge(
         telemetry.METRIC_POOL_BACKLOG_AGE, ((k, p.oldest_seconds) for k, p in pools)
     )
+    targets = ((key, pool.wait_target_secs) for key, pool in pools)
+    yield _gauge(
+        telemetry.METRIC_POOL_WAIT_TARGET, ((k, secs) for k, secs in targets if secs)
+    )
     yield _gauge(
         telemetry.METRIC_POOL_ARRIVALS, ((k, p.arrivals_per_second) for k, p in pools)
     )
