@@ -1,7 +1,7 @@
-"""A burst of ten times the base rate, scaled by forecast and by threshold side by side.
+"""A burst of ten times the base rate, scaled by forecast and by threshold in turns.
 
 Starts a Temporal server, a provider, and for each policy a fleet of its own with
-`tierpool autoscale --act processes`; gives both the same load at the same time,
+`tierpool autoscale --act processes`; gives each the same load, one after the other,
 prints a table, and at last one line of JSON. See README.md beside this file.
 """
 
@@ -37,7 +37,7 @@ INSTANCES = 4
 """Of each worker process."""
 MOST_WORKERS = 8
 POLICIES = ("predictive", "threshold")
-QUIET_AFTER_S = 45.0
+QUIET_AFTER_S = 30.0
 """Time in which processes that are not needed any more may go."""
 
 
@@ -50,9 +50,9 @@ class Load:
     burst_s: float
     factor: float = 10.0
 
-    def arrivals(self) -> list[float]:
-        """Return when items are started, in seconds: at random, the same every time."""
-        dice, now, found = random.Random(11), 0.0, []
+    def arrivals(self, seed: int) -> list[float]:
+        """Return when items are started, in seconds: at random, by the seed."""
+        dice, now, found = random.Random(seed), 0.0, []
         parts = (
             (self.base_s, self.base_rate),
             (self.burst_s, self.factor * self.base_rate),
@@ -85,6 +85,16 @@ class Seen:
     def repeated(self) -> int:
         """Calls that were made again: something had ended them."""
         return sum(count - 1 for count in self.attempts)
+
+    def add(self, other: Seen) -> None:
+        """Add what was seen in another round."""
+        self.waits += other.waits
+        self.attempts += other.attempts
+        self.process_seconds += other.process_seconds
+        self.ups += other.ups
+        self.downs += other.downs
+        self.died += other.died
+        self.flaps += other.flaps
 
     def wait(self, share: float) -> float:
         """Return a percentile of the waits, in seconds."""
@@ -145,26 +155,26 @@ async def one_policy(
     return client, file, scaler
 
 
-async def drive(client: Client, policy: str, load: Load) -> list[int]:
+async def drive(client: Client, policy: str, load: Load, turn: int) -> list[int]:
     """Start items as the load says; return the attempts of each."""
     begun, handles = time.monotonic(), []
-    for number, due in enumerate(load.arrivals()):
+    for number, due in enumerate(load.arrivals(turn)):
         await asyncio.sleep(max(0.0, begun + due - time.monotonic()))
-        name = f"live-{policy}-{number:05}"
+        name = f"live-{policy}-{turn}-{number:05}"
         handles.append(await start_flow(client, "work", "text", id=name))
     results = await asyncio.gather(*(flow_result(handle) for handle in handles))
     return [result.attempts for result in results]
 
 
 async def measure_one(
-    client: Client, file: Path, scaler: FleetProcess, policy: str, load: Load
+    client: Client, file: Path, scaler: FleetProcess, policy: str, load: Load, turn: int
 ) -> Seen:
     """Give one fleet the load, and see what its autoscaler did."""
     begun = time.time()
-    attempts = await drive(client, policy, load)
+    attempts = await drive(client, policy, load, turn)
     await asyncio.sleep(QUIET_AFTER_S)
     ended = time.time()
-    since = timedelta(seconds=ended - begun + 5)
+    since = timedelta(seconds=ended - begun + 1)
     found = await recorded_calls(client, load_fleet(file), since)
     return seen_of(policy, scaler, found.calls, attempts, begun, ended)
 
@@ -178,12 +188,16 @@ def seen_of(
     ended: float,
 ) -> Seen:
     """Read the log of an autoscaler: who ran when, and how often it changed its mind."""
+
+    def now(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [one for one in events if begun < at(one) <= ended]
+
     starts = {one["pid"]: at(one) for one in scaler.children()}
     ends = {one["pid"]: at(one) for one in scaler.events("process.ended")}
-    died = len(scaler.events("process.ended", reason="by itself"))
+    died = len(now(scaler.events("process.ended", reason="by itself")))
     moves = sorted(
-        [(when, 1) for when in starts.values() if when > begun]
-        + [(at(one), -1) for one in scaler.events("process.draining")]
+        [(at(one), 1) for one in now(scaler.children())]
+        + [(at(one), -1) for one in now(scaler.events("process.draining"))]
     )
     flaps = sum(
         1 for (_, first), (_, second) in itertools.pairwise(moves) if first < 0 < second
@@ -204,7 +218,7 @@ def seen_of(
 
 
 async def measure(args: argparse.Namespace) -> list[Seen]:
-    """Run both policies at the same time under the same load."""
+    """Give both policies the same load in turns, every second round the other way round."""
     load = Load(args.base_rate, args.base_seconds, args.burst_seconds)
     with tempfile.TemporaryDirectory(prefix="tierpool-bench-", dir=MEMORY) as folder:
         scratch = Path(folder)
@@ -217,26 +231,26 @@ async def measure(args: argparse.Namespace) -> list[Seen]:
                 python("-m", "tierpool.testing.provider", *arguments,
                        log=scratch / "provider.log")
             )  # fmt: skip
-            fleets = [
-                await one_policy(
+            fleets = {
+                policy: await one_policy(
                     stack, scratch, policy, server.address, provider.said["base_url"]
                 )
                 for policy in POLICIES
-            ]
-            progress(f"{len(load.arrivals())} items for each policy")
-            return await asyncio.gather(
-                *(
-                    measure_one(*fleet, policy, load)
-                    for policy, fleet in zip(POLICIES, fleets, strict=True)
-                )
-            )
+            }
+            found = {policy: Seen(policy) for policy in POLICIES}
+            for turn in range(args.rounds):
+                progress(f"round {turn + 1} of {args.rounds}")
+                for policy in POLICIES if turn % 2 == 0 else POLICIES[::-1]:
+                    seen = await measure_one(*fleets[policy], policy, load, turn)
+                    found[policy].add(seen)
+            return list(found.values())
 
 
 def show(found: list[Seen], args: argparse.Namespace) -> None:
     """Print what was seen; the last line is JSON."""
     title = (
         f"{args.base_rate:g} items/s, 10 times as many for {args.burst_seconds:g} s; "
-        f"calls of {CALL_S:g} s, {INSTANCES} instances a process"
+        f"calls of {CALL_S:g} s, {INSTANCES} instances a process; {args.rounds} rounds"
     )
     table = Table(title=title, title_justify="left", box=None)
     names = ("policy", "calls", "wait p50 s", "p95 s", "p99 s", "process-seconds",
@@ -267,15 +281,17 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--base-rate", type=float, default=0.8, help="items a second")
     parser.add_argument(
-        "--base-seconds", type=float, default=60, help="before and after"
+        "--base-seconds", type=float, default=30, help="before and after"
     )
     parser.add_argument("--burst-seconds", type=float, default=60)
+    parser.add_argument("--rounds", type=int, default=2, help="bursts for each policy")
     parser.add_argument(
         "--quick", action="store_true", help="a smoke test; its figures say little"
     )
     args = parser.parse_args(argv)
     if args.quick:
         args.base_rate, args.base_seconds, args.burst_seconds = 0.5, 10.0, 15.0
+        args.rounds = 1
     return args
 
 
