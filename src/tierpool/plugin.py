@@ -278,7 +278,7 @@ async def _agent(tier: TierSnapshot, throttle: Throttle, warm: bool) -> AgentCli
     try:
         await client.warm(tier.models[:1])  # fallbacks are for bad days
     except ProviderError as error:
-        if error.detail.status != WRONG_KEY:
+        if error.detail.status != WRONG_KEY or len(tier.models) == 1:
             await client.close()
             raise
         throttle.refused_key(str(error))  # its fallbacks may have keys of their own

@@ -2,12 +2,16 @@
 
 import asyncio
 
-from tierpool.client import ItemHandle, flow_result, start_flow
-from tierpool.testing import CutConnection, Overloaded, Reply
+from tierpool.client import ItemHandle, flow_result, gates_of, start_flow
+from tierpool.testing import CutConnection, Overloaded, Reply, ScriptedProvider
+from tierpool.worker import Served
 
-from .conftest import FLEET, REVIEW, Running, Start, nano
+from .conftest import FLEET, REVIEW, Command, Running, Start, nano, working
 
 ROLES = REVIEW.replace("tier: nano", "tier: nano, max_attempts: 9")
+WITH_KEY = FLEET.replace(
+    "base_url: BASE_URL/v1", "base_url: BASE_URL/v1\n    api_key_env: OPENAI_API_KEY", 1
+)
 
 
 async def in_flight(fleet: Running, count: int) -> None:
@@ -93,6 +97,58 @@ async def test_broken_connections_go_with_their_instance(running: Start) -> None
 
     assert ("done", 2) == (result.state, result.attempts)
     assert built < nano(fleet).view().built
+
+
+async def test_refused_key_is_shown_again_without_an_item(running: Start) -> None:
+    """While the key stays refused no further call is made; once taken, all goes on."""
+    base = WITH_KEY.replace("max_instances: 4", "max_instances: 1", 1)
+    fleet = await running(ROLES, base=base)
+    fleet.provider.default(Reply("fine"))
+    fleet.provider.keys = frozenset()
+    handles = [await fleet.start("review") for _ in range(3)]
+    async with asyncio.timeout(20):
+        while not nano(fleet).trouble:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(5)
+    sent = nano(fleet).meter.calls
+    fleet.provider.keys = None
+    results = [await flow_result(handle) for handle in handles]
+
+    assert 1 == sent
+    assert ["done"] * 3 == [result.state for result in results]
+    assert 4 == nano(fleet).meter.calls
+
+
+async def test_pool_recovers_from_a_refused_key_without_calls(
+    running: Start, provider: ScriptedProvider
+) -> None:
+    """Nobody has to wait for an item to learn that the key is taken by now."""
+    provider.keys = frozenset()
+    fleet = await running(ROLES, base=WITH_KEY)
+    begun = gates_of(fleet.client)["nano"].report().trouble
+    fleet.provider.keys = None
+
+    async with asyncio.timeout(20):
+        while gates_of(fleet.client)["nano"].report().trouble:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    assert "HTTP 401" in begun
+    assert 1 == gates_of(fleet.client)["nano"].report().ready
+
+
+async def test_status_says_how_to_start_workers_that_have_just_gone(
+    running: Start, provider: ScriptedProvider, tierpool: Command
+) -> None:
+    """The server remembers pollers for minutes; they may be gone all the same."""
+    fleet = await running(REVIEW, served=Served(flows=True))
+    fleet.provider.default(Reply("fine"))
+    async with working(fleet.client, fleet.fleet, Served(pools=("nano",))):
+        await fleet.run("review")
+
+    ran = await tierpool("status")
+
+    said = "no worker for nano reports; if those are gone, start one: tierpool worker"
+    assert said in ran.out
 
 
 async def test_urgent_items_are_served_first(running: Start) -> None:

@@ -136,7 +136,7 @@ def _warnings(args: argparse.Namespace, status: FleetStatus) -> Iterator[str]:
             )
     yield from status.notes
     for pool in status.pools:
-        if not pool.workers and not pool.silent and pool.pool != "control":
+        if not pool.workers and pool.pool != "control":
             yield how_to_start(args, pool)
 
 

@@ -56,9 +56,11 @@ class Admitted:
 
     instance: Instance[Any]
     throttle: Throttle | None
-    pool: str
+    pool: Pool[Any]
     held: Held
     """What it holds of the fleet's limits."""
+    elsewhere: bool = False
+    """Whether the tier has other models, which may have keys of their own."""
 
     @property
     def agent(self) -> Any:
@@ -74,16 +76,18 @@ class Admitted:
         self.broken()
         if self.throttle is None:
             return _COME_BACK
-        if not self.throttle.trouble:
-            _log.warning("pool.trouble", pool=self.pool, reason=reason)
+        if self.elsewhere and not self.throttle.trouble:
+            _log.warning("pool.trouble", pool=self.pool.name, reason=reason)
         self.throttle.refused_key(reason)
+        if not self.elsewhere:  # no item is sent before the key was shown again
+            self.pool.in_trouble(reason)
         return timedelta(seconds=self.throttle.closed_for)
 
     def answered(self, told: Headroom | None) -> None:
         """Say that the provider answered, and what it still takes."""
         if self.throttle is not None:
             if self.throttle.trouble:
-                _log.info("pool.recovered", pool=self.pool)
+                _log.info("pool.recovered", pool=self.pool.name)
             self.throttle.answered(told)
 
     def settle(self, usage: Usage | None) -> None:
@@ -172,7 +176,8 @@ class Gate:
         try:
             async with self.pool.lend() as instance:
                 sent = True
-                yield Admitted(instance, throttle, self.pool.name, held)
+                others = len(self.throttles) > 1
+                yield Admitted(instance, throttle, self.pool, held, others)
         finally:
             # unless somebody has settled it
             held.settle(None) if sent else held.release()

@@ -166,6 +166,12 @@ class Pool(Generic[A]):
         self.spec = spec
         self.resize(spec.max_instances)
 
+    def in_trouble(self, reason: str) -> None:
+        """Poll nothing until an instance could be built and shown to its provider."""
+        if not self.trouble:
+            _log.warning("pool.trouble", pool=self.name, reason=reason)
+        self.trouble = reason
+
     async def ready(self) -> None:
         """Build `min_instances`, before the first poll.
 
@@ -283,10 +289,10 @@ class Pool(Generic[A]):
         try:
             agent = await self.build(warm)
         except TierpoolError as error:
-            self._trouble(str(error))
+            self.in_trouble(str(error))
             raise
         except Exception as error:
-            self._trouble(f"no instance can be built: {type(error).__name__}")
+            self.in_trouble(f"no instance can be built: {type(error).__name__}")
             raise NotAdmitted(self.trouble) from error
         finally:
             self._starting -= 1
@@ -302,11 +308,6 @@ class Pool(Generic[A]):
         except TierpoolError:
             return  # it is in `trouble`
         self.changed()
-
-    def _trouble(self, reason: str) -> None:
-        if not self.trouble:
-            _log.warning("pool.trouble", pool=self.name, reason=reason)
-        self.trouble = reason
 
     def _keep_warm(self) -> None:
         now = self.clock()

@@ -181,6 +181,16 @@ async def test_refused_key_is_trouble_of_its_model_alone(
     assert "also 401" == gate.report().trouble
 
 
+async def test_refused_key_of_the_only_model_closes_the_pool(own: Throttle) -> None:
+    """Nothing is polled until an instance could be built, which shows the key."""
+    pool: Pool[Agent] = Pool("nano", PoolSpec(max_instances=4), build)
+    gate = Gate(pool, {"nano": own}, lease_of())
+    gate.queues.append(Queue("nano"))
+    async with gate.admit("nano", ASK) as admitted:
+        admitted.refused_key("HTTP 401")
+    assert ("HTTP 401", [False]) == (pool.trouble, opened(gate))
+
+
 async def test_tools_need_no_throttle() -> None:
     gate = Gate(
         Pool("tools", PoolSpec(min_instances=0, max_instances=1), build), {}, lease_of()

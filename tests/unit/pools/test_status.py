@@ -112,8 +112,13 @@ class TestPool:
     def test_size_is_judged_by_five_minutes(
         self, share: float, seconds: float, sizing: str
     ) -> None:
-        one = worker(pool(window=window(share, seconds)))
+        one = worker(pool(window=window(share, seconds), bound="backlog"))
         assert sizing == pool_status("nano", (), SEEN, [one]).sizing
+
+    @pytest.mark.parametrize("bound", ["provider", "budget", "rate", "max"])
+    def test_pool_that_is_held_back_is_not_too_large(self, bound: str) -> None:
+        one = worker(pool(window=window(0.0), bound=bound, reason="it waits"))
+        assert "" == pool_status("nano", (), SEEN, [one]).sizing
 
     def test_pool_that_nobody_serves(self) -> None:
         status = pool_status("premium", ("openai:large",), SEEN, [worker()])
