@@ -120,7 +120,7 @@ async def connect(
             Client.connect(**options, plugins=list(plugins), runtime=runtime),
             timeout_s,
         )
-    except (RuntimeError, RPCError, TimeoutError, OSError) as error:
+    except (RuntimeError, RPCError, TimeoutError, OSError, ValueError) as error:
         reason = _reason(error)
         raise ServerError(
             f"no Temporal server at {options['target_host']}: {reason}. "

@@ -39,6 +39,7 @@ from tierpool.contracts.ledger import (
     ledger_id,
 )
 from tierpool.contracts.limits import LimitsRequest
+from tierpool.contracts.reports import WorkerReport
 from tierpool.contracts.scaling import PoolDecision, scaling_id
 from tierpool.pools.apply import apply_limits, pool_limits
 from tierpool.pools.autoscaler.acting import Slots
@@ -277,9 +278,11 @@ async def scaled(client: Client, provider: ScriptedProvider) -> Any:
 async def followed(client: Client, provider: ScriptedProvider) -> Any:
     """Let workers follow an autoscaler for a while."""
     slots = Slots(client, "recorded", 2.0)
-    made = PoolDecision(pool="nano", at=datetime.now(UTC), instances=3, workers=1)
-    await slots.scale((made,), {"nano": 1})
-    await slots.scale((made.model_copy(update={"instances": 2}),), {"nano": 1})
+    now = datetime.now(UTC)
+    made = PoolDecision(pool="nano", at=now, instances=3, workers=1)
+    there = {"nano": [WorkerReport(id="w", fleet="recorded", started=now, at=now)]}
+    await slots.scale((made,), there)
+    await slots.scale((made.model_copy(update={"instances": 2}),), there)
     handle = client.get_workflow_handle("recorded-limits")
     await handle.terminate("recorded")
     return handle

@@ -3,116 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import urllib.request
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
-from aiohttp import web
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 from tierpool import flow_result
-from tierpool.contracts.scaling import PoolDecision, ScalingState, scaling_id
-from tierpool.pools.autoscaler.acting import Advice, NotScaled, Slots, Target
-from tierpool.pools.autoscaler.deciding import Brain
-from tierpool.pools.autoscaler.kubernetes import Cluster, Deployments
-from tierpool.pools.autoscaler.limiting import Reach
-from tierpool.pools.autoscaler.loop import Autoscaler
+from tierpool.leases.applied import applied_limits
+from tierpool.pools.autoscaler.acting import Advice, Slots
 from tierpool.pools.observe import observe
-from tierpool.scaling.ceilings import Bounded
-from tierpool.scaling.policy import Decision, Limits, Observation
+from tierpool.scaling.policies import by_name
 from tierpool.testing import Reply
 from tierpool.worker import Served
 
-from .conftest import FLEET, REVIEW, Command, Running, Start, nano
-from .worker_process import tierpool_process
+from .autoscalers import (
+    EIGHT,
+    Late,
+    Noted,
+    Wanting,
+    following,
+    scaler,
+    scaling,
+    state_of,
+    until,
+)
+from .conftest import REVIEW, Start, nano
 
-EIGHT = FLEET.replace("max_instances: 4", "min_instances: 1, max_instances: 8", 1)
-
-
-@dataclass
-class Wanting:
-    """A policy that wants what the test says."""
-
-    instances: int
-    name: str = "wanting"
-    seen: list[Observation] = field(default_factory=list)
-
-    def start(self) -> None:
-        """Begin."""
-
-    def decide(
-        self, seen: Observation, limits: Limits, state: None
-    ) -> tuple[Decision, None]:
-        self.seen.append(seen)
-        return Decision(self.instances, "demand", "the test wants it"), None
-
-
-@dataclass
-class Noted:
-    """A target that remembers what it was told."""
-
-    refuses: bool = False
-    name: str = "noted"
-    reach: Reach = field(default_factory=lambda: Reach(1.0, whole_workers=True))
-    told: list[tuple[PoolDecision, ...]] = field(default_factory=list)
-
-    def running(self) -> Any:
-        return nullcontext()
-
-    async def scale(
-        self, decisions: Sequence[PoolDecision], workers: Mapping[str, int]
-    ) -> None:
-        if self.refuses:
-            raise NotScaled("the target says no")
-        self.told.append(tuple(decisions))
-
-
-def scaler(
-    fleet: Running, target: Target, policy: Wanting, lead_for: float = 30.0
-) -> Autoscaler:
-    """Return one that looks often; a slow machine needs half of `lead_for` to act."""
-    brain = Brain({"nano": Bounded(policy)})
-    return Autoscaler(
-        fleet.client, fleet.fleet, target, brain, every=0.2, lead_for=lead_for
-    )
-
-
-@asynccontextmanager
-async def scaling(one: Autoscaler) -> AsyncIterator[Autoscaler]:
-    """Run it; without a word at its end, as if it had been killed, unless told to stop."""
-    task = asyncio.create_task(one.run(asyncio.Event()))
-    try:
-        yield one
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def until(holds: Any, seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-
-
-async def state_of(fleet: Running) -> ScalingState:
-    handle = fleet.client.get_workflow_handle(scaling_id(fleet.fleet.name))
-    return await handle.query("scaling", result_type=ScalingState)
+CONTROL = Served(control=True)
 
 
 async def test_running_workers_follow_and_nothing_is_killed(running: Start) -> None:
-    """Instances come and go with the decisions, while calls go on; then limits count again."""
-    fleet = await running(REVIEW, base=EIGHT)
+    """Instances come and go with the decisions, while calls go on."""
+    fleet = await running(REVIEW, base=EIGHT, served=CONTROL)
     gate = asyncio.Event()
     fleet.provider.default(Reply("fine", gate=gate))
     policy = Wanting(3)
     slots = Slots(fleet.client, fleet.fleet.name, 1.0)
-    async with scaling(scaler(fleet, slots, policy)):
+    async with following(fleet), scaling(scaler(fleet, slots, policy)):
         await until(lambda: nano(fleet).limit == 3)
         handles = [await fleet.start("review") for _ in range(8)]
         try:
@@ -125,10 +52,10 @@ async def test_running_workers_follow_and_nothing_is_killed(running: Start) -> N
             gate.set()  # a worker whose calls never end would not stop
         peak = fleet.provider.accounting.peak_in_flight
         results = [await flow_result(handle) for handle in handles]
+        status = await observe(fleet.client, fleet.fleet)
 
     assert [1] * 8 == [result.attempts for result in results]
     assert (6, 8) == (peak, fleet.provider.accounting.calls)
-    status = await observe(fleet.client, fleet.fleet)
     assert status.scaling is not None
     assert [2] == [one.instances for one in status.scaling.decisions]
     assert [3, 6, 2] == [one.instances for one in status.scaling.changes]
@@ -163,10 +90,10 @@ async def test_one_leads_and_another_takes_over_when_it_falls_silent(
 ) -> None:
     fleet = await running(REVIEW, base=EIGHT)
     first, second = Noted(), Noted()
-    async with scaling(scaler(fleet, second, Wanting(16), 5.0)) as other:
+    async with scaling(scaler(fleet, second, Wanting(16), 4.0)) as other:
         await until(lambda: other.leads)
-        async with scaling(scaler(fleet, first, Wanting(8), 5.0)) as late:
-            await asyncio.sleep(1.5)
+        async with scaling(scaler(fleet, first, Wanting(8), 4.0)) as late:
+            await asyncio.sleep(1)
             assert (True, False, []) == (other.leads, late.leads, first.told)
             other.target.refuses = True  # type: ignore[attr-defined]
             await until(lambda: "says no" in other.trouble)
@@ -196,7 +123,7 @@ async def test_without_anybody_who_says_so_nobody_leads(running: Start) -> None:
     served = Served(flows=True, pools=("nano",))
     fleet = await running(REVIEW, base=EIGHT, served=served)
     target = Noted()
-    one = scaler(fleet, target, Wanting(8))
+    one = scaler(fleet, target, Wanting(8), 3.0)
 
     await one.step()
 
@@ -204,185 +131,97 @@ async def test_without_anybody_who_says_so_nobody_leads(running: Start) -> None:
     assert (False, []) == (one.leads, target.told)
 
 
-@dataclass
-class Api:
-    """What of a cluster's API scaling needs, over real HTTP."""
+async def test_who_is_told_to_stop_while_nobody_answers_stops(running: Start) -> None:
+    """Ctrl-C waits for no answer that does not come."""
+    fleet = await running(REVIEW, base=EIGHT, served=Served(flows=True))
+    one, stop = scaler(fleet, Noted(), Wanting(8), 3000.0), asyncio.Event()
+    task = asyncio.create_task(one.run(stop))
+    await until(lambda: one.decisions or one.trouble)
 
-    replicas: dict[str, int]
-    patches: list[tuple[str, int]] = field(default_factory=list)
-    url: str = ""
+    stop.set()
 
-    async def get(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        if name not in self.replicas:
-            return self._refuse(404, f'deployments.apps "{name}" not found')
-        return web.json_response({"spec": {"replicas": self.replicas[name]}})
-
-    async def patch(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        if name.endswith("-standard"):
-            return self._refuse(403, "deployments.apps/scale is forbidden")
-        assert "application/merge-patch+json" == request.content_type
-        self.replicas[name] = (await request.json())["spec"]["replicas"]
-        self.patches.append((name, self.replicas[name]))
-        return web.json_response({"spec": {"replicas": self.replicas[name]}})
-
-    def _refuse(self, status: int, message: str) -> web.Response:
-        body = {"kind": "Status", "message": message, "code": status}
-        return web.json_response(body, status=status)
+    async with asyncio.timeout(8):  # it would wait for 10 s
+        await task
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[Api]:
-    known = Api({"acme-nano": 1, "acme-standard": 1})
-    app = web.Application()
-    path = "/apis/apps/v1/namespaces/agents/deployments/{name}/scale"
-    app.router.add_get(path, known.get)
-    app.router.add_patch(path, known.patch)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    known.url = f"http://{host}:{port}"
-    yield known
-    await runner.cleanup()
+async def test_who_has_looked_for_too_long_does_not_act(running: Start) -> None:
+    """Somebody else may lead soon, so it is too late; and it says so."""
+    fleet = await running(REVIEW, base=EIGHT)
+    clock, target = Late(), Noted()
+    policy = Wanting(8, thinks=lambda: clock.by(16.0))
+    one = scaler(fleet, target, policy, 30.0, clock=clock)
+
+    await one.step()
+
+    assert (True, []) == (one.leads, target.told)
+    assert "it took 16 s to look at the fleet" in one.trouble
 
 
-def decided(pool: str, workers: int) -> PoolDecision:
-    return PoolDecision.model_validate(
-        {"pool": pool, "at": "2026-01-01T00:00:00Z", "workers": workers}
-    )
-
-
-async def test_deployments_follow_and_one_that_refuses_does_not_hold_up_others(
-    api: Api,
-) -> None:
-    names = {"standard": "acme-standard", "gone": "acme-gone", "nano": "acme-nano"}
-    target = Deployments(Cluster(api.url, "agents"), names, 45.0)
-    wanted = [decided("standard", 3), decided("gone", 2), decided("nano", 4)]
-
-    with pytest.raises(NotScaled) as refused:
-        await target.scale(wanted, {})
-    with pytest.raises(NotScaled):
-        await target.scale(wanted, {})
-
-    assert "acme-standard: the API answered 403: deployments.apps/scale" in str(
-        refused.value
-    )
-    assert "acme-gone: the API answered 404" in str(refused.value)
-    assert [("acme-nano", 4)] == api.patches
-
-
-async def test_a_cluster_that_is_away_is_told_and_nothing_is_lost() -> None:
-    target = Deployments(Cluster("http://127.0.0.1:9", "agents"), {"nano": "n"}, 45.0)
-
-    with pytest.raises(NotScaled, match="n: "):
-        await target.scale([decided("nano", 2)], {})
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--pool", "nono"), "nano"),
-        (("--every", "0"), "one second is the least"),
-        (("--act", "kubernetes"), "--kubernetes-api"),
-        (
-            ("--act", "kubernetes", "--kubernetes-api", "proxy:8001"),
-            "http://127.0.0.1:8001",
-        ),
-        (
-            (
-                "--act",
-                "kubernetes",
-                "--kubernetes-api",
-                "http://x",
-                "--deployment",
-                "{x}",
-            ),
-            "only {fleet} and {pool}",
-        ),
-        (
-            (
-                "--act",
-                "kubernetes",
-                "--kubernetes-api",
-                "http://x",
-                "--deployment",
-                "one",
-            ),
-            "put {pool} into it",
-        ),
-    ],
-)
-async def test_bad_options_are_named(
-    running: Start, tierpool: Command, options: tuple[str, ...], said: str
-) -> None:
-    await running(REVIEW)
-
-    ran = await tierpool("autoscale", "--http", "off", *options)
-
-    assert 2 == ran.status
-    assert said in ran.err
-
-
-async def test_worker_processes_come_with_the_lead_and_drain_with_the_end(
-    running: Start, server: WorkflowEnvironment
-) -> None:
-    """The command itself: processes start, make calls, are shown, and finish at SIGTERM."""
-    two = "max_instances: 2, scaling: {policy: fixed, min_workers: 2}"
-    base = FLEET.replace("max_instances: 4", two, 1)
-    fleet = await running(REVIEW, base=base, served=Served(flows=True, control=True))
-    gate = asyncio.Event()
-    fleet.provider.default(Reply("fine", gate=gate))
-    address = server.client.service_client.config.target_host
-    options = ("--act", "processes", "--pool", "nano", "--every", "1")
-    async with tierpool_process(
-        "autoscale", address, fleet.fleet, *options, "--http", "127.0.0.1:0"
-    ) as process:
-        handles = [await fleet.start("review") for _ in range(4)]
-        await fleet.provider.until(lambda books: books.in_flight == 4)
-        url = (await process.logged("autoscaler.listens"))["url"]
-        page = await asyncio.to_thread(fetched, f"{url}/metrics")
-        health = json.loads(await asyncio.to_thread(fetched, f"{url}/health"))
-        process.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(1)
-        gate.set()
-        results = [await flow_result(handle) for handle in handles]
-        status = await process.ended()
-
-    name = fleet.fleet.name
-    desired = f'fleet="{name}",pool="nano"'
-    assert f'tierpool_desired_instances{{constraint="demand",{desired}}} 4.0' in page
-    assert f"tierpool_desired_workers{{{desired}}} 2.0" in page
-    assert (True, "processes") == (health["leads"], health["act"])
-    assert [1] * 4 == [result.attempts for result in results]
-    assert (4, []) == (
-        fleet.provider.accounting.calls,
-        fleet.provider.accounting.aborted,
-    )
-    assert 0 == status
-
-
-def fetched(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as response:
-        return str(response.read().decode())
-
-
-async def test_status_shows_who_leads_and_what_is_desired(
-    running: Start, tierpool: Command
+async def test_a_target_that_hangs_is_left_before_another_may_lead(
+    running: Start,
 ) -> None:
     fleet = await running(REVIEW, base=EIGHT)
-    async with scaling(scaler(fleet, Noted(), Wanting(24))) as one:
-        await until(lambda: one.leads)
-        await asyncio.sleep(1)
-        shown = await tierpool("status")
-        told = await tierpool("status", "--json")
+    clock = Late()
+    policy = Wanting(8, thinks=lambda: clock.by(3.0))
+    one = scaler(fleet, Noted(hangs=True), policy, 6.0, clock=clock, every=0.5)
 
-    assert "leads (noted)" in shown.out
-    assert "nano: desired 24 (3 workers), bound by demand" in shown.out
-    assert isinstance(told.json, dict)
-    assert 24 == told.json["scaling"]["decisions"][0]["instances"]
+    async with asyncio.timeout(15):
+        await one.step()
+
+    assert "no answer from noted" in one.trouble
+
+
+async def test_a_record_that_is_not_understood_changes_nothing(running: Start) -> None:
+    """Limits that another version has applied end no autoscaler."""
+    fleet = await running(REVIEW, base=EIGHT, served=CONTROL)
+    target = Noted()
+    one = scaler(fleet, target, Wanting(8))
+    async with following(fleet, memo='{"pools": 7}'):
+        await one.step()
+
+    assert "not understood" in one.trouble
+    assert (False, []) == (one.leads, target.told)
+
+
+@pytest.mark.parametrize("policy", ["predictive", "threshold", "utilisation"])
+async def test_a_server_without_registry_and_statistics_is_told_and_sizes_stay(
+    running: Start, skipping: WorkflowEnvironment, policy: str
+) -> None:
+    """The test server of Temporal keeps neither; nobody has seen no worker there."""
+    fleet = await running(REVIEW, base=EIGHT, environment=skipping)
+    target = Slots(fleet.client, fleet.fleet.name, 2.0)
+    one = scaler(fleet, target, by_name(policy))
+
+    await one.step()
+    await one.step()
+
+    assert "nano: this server keeps no registry of workers" in one.trouble
+    assert one.trouble == (await state_of(fleet)).trouble
+    assert (True, (), 8) == (one.leads, one.decisions, nano(fleet).limit)
+    told = await applied_limits(fleet.client, fleet.fleet.name)
+    assert {} == told.scaled
+
+
+async def test_a_server_without_statistics_is_told_and_sizes_stay(
+    running: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows its workers, and of no backlog."""
+    fleet = await running(REVIEW, base=EIGHT)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise RPCError("unknown method", RPCStatusCode.UNIMPLEMENTED, b"")
+
+    service = fleet.client.workflow_service
+    monkeypatch.setattr(service, "describe_task_queue", refuse)
+    target = Noted()
+    one = scaler(fleet, target, by_name("predictive"))
+
+    await one.step()
+    await one.step()
+
+    assert "nano: this server has no statistics of task queues" in one.trouble
+    decided = [(d.instances, d.constraint) for told in target.told for d in told]
+    assert [(8, "no_data")] * 2 == decided
 
 
 async def test_advice_changes_nothing(running: Start) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import signal
-from collections.abc import Iterator, Mapping
+import string
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
@@ -22,6 +24,7 @@ from tierpool.cli.worker import (
 )
 from tierpool.errors import UnknownName, UsageError
 from tierpool.fleet import LoadedFleet
+from tierpool.manifests.names import fleet_name, object_name
 from tierpool.pools.autoscaler.acting import Advice, Slots, Target
 from tierpool.pools.autoscaler.deciding import Brain
 from tierpool.pools.autoscaler.kubernetes import Cluster, Deployments
@@ -33,7 +36,9 @@ from tierpool.pools.processes.view import Limits
 from tierpool.scaling.policies import by_name
 
 _LEAD_SECONDS = {"slots": 2.0, "processes": 5.0, "kubernetes": 45.0, "advise": 45.0}
-_SHORTEST = 1.0
+_SHORTEST, _LONGEST = 1.0, 100.0
+_OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+"""What a cluster takes as the name of a Deployment."""
 
 _log = structlog.get_logger()
 
@@ -98,20 +103,28 @@ async def command(args: argparse.Namespace) -> int:
             raise UnknownName("pool", name, fleet.fleet.tiers)
     if args.every < _SHORTEST:
         raise UsageError(f"--every {args.every:g}: one second is the least")
+    if args.every > _LONGEST:
+        raise UsageError(
+            f"--every {args.every:g}: {_LONGEST:g} seconds are the most; who is silent "
+            "for three periods leads no more"
+        )
     policies = {n: by_name(fleet.fleet.tiers[n].pool.scaling.policy) for n in pools}
     act = "advise" if args.advise else args.act
     lead = _LEAD_SECONDS[act] if args.lead is None else args.lead
     listen = listen_of(args)
+    prepared = _target(args, act, fleet, pools, lead)
     client = await connected(fleet)
-    target = _target(args, act, client, fleet, pools, lead)
+    target = prepared(client)
     scaler = Autoscaler(client, fleet, target, Brain(policies), every=args.every)
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
-        stack.enter_context(_stopped_by_signals(stop))
+        abort = target.abort if isinstance(target, Processes) else None
+        stack.enter_context(_stopped_by_signals(stop, abort))
         if listen is not None:
             served = serve_autoscaler(scaler, listen)
             url = await stack.enter_async_context(served)
             _log.info("autoscaler.listens", url=url)
+        _log.info("autoscaler.starts", fleet=fleet.name, pools=pools, act=act)
         await scaler.run(stop)
     return DONE
 
@@ -119,18 +132,20 @@ async def command(args: argparse.Namespace) -> int:
 def _target(
     args: argparse.Namespace,
     act: str,
-    client: Client,
     fleet: LoadedFleet,
     pools: list[str],
     lead: float,
-) -> Target:
+) -> Callable[[Client], Target]:
+    """Check what a target needs; it is made once there is a client."""
     if act == "advise":
-        return Advice(lead)
+        return lambda _: Advice(lead)
     if act == "slots":
-        return Slots(client, fleet.name, lead)
+        return lambda client: Slots(client, fleet.name, lead)
     if act == "processes":
-        return Processes(_supervisors(args, fleet, pools), lead)
-    return Deployments(_cluster(args), _deployments(args, fleet, pools), lead)
+        supervisors = _supervisors(args, fleet, pools)
+        return lambda _: Processes(supervisors, lead)
+    cluster, names = _cluster(args), _deployments(args, fleet, pools)
+    return lambda _: Deployments(cluster, names, lead)
 
 
 def _supervisors(
@@ -141,7 +156,7 @@ def _supervisors(
         scaling = fleet.fleet.tiers[name].pool.scaling
         mine = argparse.Namespace(**vars(args))
         mine.pool, mine.flows, mine.tools, mine.control = [name], False, False, False
-        limits = Limits(scaling.min_workers, scaling.max_workers, grace=args.grace)
+        limits = Limits(0, scaling.max_workers, grace=args.grace)
         found[name] = Supervisor(child_options(mine), limits)
     return found
 
@@ -163,27 +178,58 @@ def _cluster(args: argparse.Namespace) -> Cluster:
 def _deployments(
     args: argparse.Namespace, fleet: LoadedFleet, pools: list[str]
 ) -> Mapping[str, str]:
-    try:
-        names = {n: args.deployment.format(fleet=fleet.name, pool=n) for n in pools}
-    except (KeyError, IndexError, ValueError) as error:
-        raise UsageError(
-            f"--deployment {args.deployment!r}: only {{fleet}} and {{pool}} may stand "
-            "in braces"
-        ) from error
+    for field in _fields(args.deployment):
+        if field not in ("fleet", "pool"):
+            raise UsageError(
+                f"--deployment {args.deployment!r}: only {{fleet}} and {{pool}} may "
+                "stand in braces"
+            )
+    first = fleet_name(fleet.name)
+    names = {n: args.deployment.format(fleet=first, pool=object_name(n)) for n in pools}
+    for pool, name in names.items():
+        if not _OBJECT.fullmatch(name):
+            raise UsageError(
+                f"--deployment {args.deployment!r}: {name!r}, for {pool}, cannot be the "
+                "name of a Deployment: small letters, digits, '-' and '.' can"
+            )
     if len(set(names.values())) < len(names):
         raise UsageError(
             f"--deployment {args.deployment!r} names one Deployment for several pools: "
             "put {pool} into it"
         )
-    return {pool: name.replace("_", "-").lower() for pool, name in names.items()}
+    return names
+
+
+def _fields(template: str) -> list[str]:
+    """Return what stands in braces, with all that follows the name there."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        return [template]  # a brace that is never closed, say
+    return [
+        f"{name}{conversion or ''}{form}"
+        for _, name, form, conversion in parts
+        if name is not None
+    ]
 
 
 @contextmanager
-def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+def _stopped_by_signals(
+    stop: asyncio.Event, abort: Callable[[], None] | None
+) -> Iterator[None]:
+    """Stop at the first SIGTERM or Ctrl-C; at the next one abort what still drains."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def told() -> None:
+        if not stop.is_set():
+            _log.info("autoscaler.stops")
+            stop.set()
+        elif abort is not None:
+            abort()
+
     for number in numbers:
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told)
     try:
         yield
     finally:

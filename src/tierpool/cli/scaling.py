@@ -19,7 +19,10 @@ def scaling_lines(state: ScalingState | None, now: datetime) -> Iterator[str]:
     if state.leader and state.until is not None and now < state.until:
         yield f"autoscaler {state.where} leads ({state.act})"
     else:
-        yield "no autoscaler leads: what it decided last is not followed any more"
+        yield (
+            "no autoscaler leads: what was decided last is not followed any more; "
+            "start one: tierpool autoscale"
+        )
     if state.trouble:
         yield f"autoscaler: not done: {state.trouble}"
     for one in state.decisions:

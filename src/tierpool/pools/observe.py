@@ -119,6 +119,8 @@ class FleetStatus:
     """What is limited for the whole fleet."""
     scaling: ScalingState | None = None
     """What an autoscaler decided last; None if there never was one, or nobody tells."""
+    registry: bool = True
+    """Whether the server keeps one of workers; if not, nothing is known of them."""
 
 
 async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
@@ -164,6 +166,7 @@ async def observe(client: Client, fleet: LoadedFleet) -> FleetStatus:
         notes=tuple(notes),
         shared=shared,
         scaling=scaling.answer,
+        registry=reports is not None,
     )
 
 
@@ -199,7 +202,7 @@ def pool_status(
         cooldown=sum(part.cooldown for part in parts),
         draining=sum(part.draining for part in parts),
         utilisation=window.utilisation,
-        sizing=_sizing(window),
+        sizing=_sizing(window, bound),
         backlog=seen.backlog,
         oldest_seconds=round(seen.oldest.total_seconds(), 1),
         arrivals_per_second=seen.added_per_second,
@@ -225,13 +228,16 @@ def _bound(parts: Sequence[PoolReport]) -> tuple[Bound, str]:
     return most, next(part.reason for part in parts if part.bound == most)
 
 
-def _sizing(window: Window) -> Literal["", "undersized", "oversized"]:
+def _sizing(
+    window: Window, bound: Bound | None
+) -> Literal["", "undersized", "oversized"]:
     used = window.utilisation
     if used is None or window.seconds < _ENOUGH_SECONDS:
         return ""
     if used > _UNDERSIZED:
         return "undersized"
-    return "oversized" if used < _OVERSIZED else ""
+    # a pool that is held back idles, and is no larger than it should be for that
+    return "oversized" if used < _OVERSIZED and bound == "backlog" else ""
 
 
 def notes_on(

@@ -6,11 +6,13 @@ money, are the autoscaler's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tierpool.errors import UnknownName
 from tierpool.fleet import LoadedFleet, RoleSnapshot
 from tierpool.scaling.policy import Limits
 
-__all__ = ["limits_of_file", "may_use"]
+__all__ = ["limits_of_file", "role_caps"]
 
 
 def limits_of_file(
@@ -27,8 +29,7 @@ def limits_of_file(
         fleet: The file.
         tier: Its name.
         lead_seconds: From a decision for more until the instances take calls.
-        instances: Least and most, instead of the file's workers times its
-            `max_instances`.
+        instances: Least and most, instead of the file's workers times `max_instances`.
         step: Instances of one worker, instead of `max_instances`.
 
     Raises:
@@ -38,6 +39,8 @@ def limits_of_file(
     if tier not in tiers:
         raise UnknownName("tier", tier, tiers)
     spec, rate = tiers[tier].pool, tiers[tier].rate_limit
+    roles = fleet.snapshot.roles.items()
+    caps = {n: r.max_instances for n, r in roles if r.max_instances is not None}
     size = max(1, spec.max_instances) if step is None else step
     least = spec.scaling.min_workers * spec.max_instances
     most = spec.scaling.max_workers * spec.max_instances
@@ -54,31 +57,33 @@ def limits_of_file(
         requests_per_minute=rate.requests_per_minute if rate else None,
         tokens_per_minute=rate.tokens_per_minute if rate else None,
         usd_per_hour=fleet.fleet.guardrails.max_cost_per_hour_usd,
-        role_caps=_role_caps(fleet, tier),
+        role_caps=role_caps(fleet, tier, caps),
         max_concurrent=fleet.fleet.max_concurrent,
     )
 
 
-def _role_caps(fleet: LoadedFleet, tier: str) -> int | None:
-    """Add up the caps of the roles that may come to a tier; None if one has none."""
+def role_caps(fleet: LoadedFleet, tier: str, caps: Mapping[str, int]) -> int | None:
+    """Add up the caps of the roles that may come to a tier; None if one has none.
+
+    Args:
+        fleet: The file.
+        tier: One of its tiers.
+        caps: Calls at a time, by role; of the file, or of what was applied.
+    """
     names = list(fleet.fleet.tiers)
-    roles = [r for r in fleet.snapshot.roles.values() if may_use(r, tier, names)]
-    known = [role.max_instances for role in roles if role.max_instances is not None]
+    roles = [n for n, r in fleet.snapshot.roles.items() if _may_use(r, tier, names)]
+    known = [caps[name] for name in roles if name in caps]
     return sum(known) if roles and len(known) == len(roles) else None
 
 
-def may_use(role: RoleSnapshot, tier: str, tiers: list[str]) -> bool:
-    """Tell whether calls of a role may come to a tier.
-
-    Args:
-        role: Any; only `llm` roles call models.
-        tier: One of `tiers`.
-        tiers: Names, the cheapest first.
-    """
+def _may_use(role: RoleSnapshot, tier: str, tiers: list[str]) -> bool:
+    """Tell whether calls of a role may come to a tier; only `llm` roles call models."""
     if role.type != "llm":
         return False
     if role.tier.fixed is not None:
         return role.tier.fixed == tier
+    if role.classifier == "llm" and tier == tiers[0]:
+        return True  # its classifier asks the cheapest model
     low = tiers.index(role.tier.min) if role.tier.min else 0
     high = tiers.index(role.tier.max) if role.tier.max else len(tiers) - 1
     return low <= tiers.index(tier) <= high

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from temporalio.client import (
     Client,
@@ -25,11 +25,15 @@ from tierpool.contracts.limits import (
     ScaleRequest,
     limits_id,
 )
+from tierpool.contracts.reports import WorkerReport
 from tierpool.contracts.scaling import PoolDecision
 from tierpool.errors import TierpoolError
 from tierpool.pools.autoscaler.limiting import Reach
 
-__all__ = ["Advice", "NotScaled", "Slots", "Target"]
+__all__ = ["Advice", "NotScaled", "Slots", "Target", "Workers"]
+
+Workers: TypeAlias = Mapping[str, Sequence[WorkerReport]]
+"""The processes of each pool that take calls, and go on doing so."""
 
 _TIMEOUT = timedelta(seconds=10)
 _HEARD = timedelta(seconds=120)
@@ -55,14 +59,12 @@ class Target(Protocol):
     def running(self) -> AbstractAsyncContextManager[object]:
         """Keep what it needs until the block ends."""
 
-    async def scale(
-        self, decisions: Sequence[PoolDecision], workers: Mapping[str, int]
-    ) -> None:
+    async def scale(self, decisions: Sequence[PoolDecision], workers: Workers) -> None:
         """Bring the pools to what was decided; the same again changes nothing.
 
         Args:
             decisions: One for each pool.
-            workers: Processes of each pool that take calls now.
+            workers: Who works there now.
 
         Raises:
             NotScaled: if it is refused; nothing else is lost.
@@ -82,9 +84,7 @@ class Advice:
         """See base class."""
         return nullcontext()
 
-    async def scale(
-        self, decisions: Sequence[PoolDecision], workers: Mapping[str, int]
-    ) -> None:
+    async def scale(self, decisions: Sequence[PoolDecision], workers: Workers) -> None:
         """See base class."""
 
 
@@ -104,12 +104,13 @@ class Slots:
         """See base class."""
         return nullcontext()
 
-    async def scale(
-        self, decisions: Sequence[PoolDecision], workers: Mapping[str, int]
-    ) -> None:
+    async def scale(self, decisions: Sequence[PoolDecision], workers: Workers) -> None:
         """See base class."""
-        each = {
-            one.pool: math.ceil(one.instances / workers[one.pool])
+        if not decisions:
+            return
+        # of which nothing is known now keeps what it was told last
+        each = self._told | {
+            one.pool: math.ceil(one.instances / len(workers[one.pool]))
             for one in decisions
             if workers.get(one.pool)
         }
@@ -132,8 +133,10 @@ class Slots:
                 result_type=AppliedLimits,
                 rpc_timeout=_TIMEOUT,
             )
-        except (WorkflowUpdateFailedError, RPCError) as error:
-            raise NotScaled(f"the Temporal server says: {error}") from error
+        except WorkflowUpdateFailedError as error:
+            raise NotScaled(f"the limits do not take it: {error.cause}") from error
+        except RPCError as error:
+            raise NotScaled(f"the Temporal server says: {error.message}") from error
         except WorkflowUpdateRPCTimeoutOrCancelledError:
             raise NotScaled(
                 "nobody keeps the limits of the fleet: is there a "

@@ -9,9 +9,22 @@ from datetime import datetime
 from typing import Any
 
 from tierpool.contracts.scaling import PoolDecision
-from tierpool.scaling.policy import Decision, Limits, Observation, Policy
+from tierpool.scaling.policy import Limits, Observation, Policy
 
-__all__ = ["Brain"]
+__all__ = ["About", "Brain"]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a decision tells beside its policy's answer."""
+
+    now: datetime
+    before: int
+    """Instances that there are."""
+    least: int
+    """Processes that there are at least, also of a paused pool."""
+    workers: int | None = None
+    """Processes, where a decision does not change them."""
 
 
 @dataclass
@@ -22,7 +35,11 @@ class Brain:
     _states: dict[str, Any] = field(default_factory=dict)
 
     def decide(
-        self, pool: str, seen: Observation, limits: Limits, size: int, now: datetime
+        self,
+        pool: str,
+        seen: Observation,
+        limits: Limits,
+        about: About,
     ) -> PoolDecision:
         """Decide on a pool.
 
@@ -30,33 +47,28 @@ class Brain:
             pool: Its name.
             seen: What is known of it.
             limits: What it may come to.
-            size: Instances of one worker process.
-            now: The time, for people.
+            about: What only people and targets want to know.
         """
         policy = self.policies[pool]
         if pool not in self._states:
             self._states[pool] = policy.start()
-        decision, self._states[pool] = policy.decide(seen, limits, self._states[pool])
-        return _told(pool, policy.name, seen, decision, size, now)
-
-
-def _told(
-    pool: str, policy: str, seen: Observation, made: Decision, size: int, now: datetime
-) -> PoolDecision:
-    figures = {
-        name: round(value, 4)
-        for name, value in made.figures.items()
-        if math.isfinite(value)
-    }
-    return PoolDecision(
-        pool=pool,
-        at=now,
-        policy=policy,
-        instances=made.instances,
-        workers=math.ceil(made.instances / size) if size else 0,
-        before=seen.instances,
-        constraint=made.constraint,
-        reason=made.reason,
-        wanted=round(made.wanted, 2),
-        figures=figures,
-    )
+        made, self._states[pool] = policy.decide(seen, limits, self._states[pool])
+        figures = {
+            name: round(value, 4)
+            for name, value in made.figures.items()
+            if math.isfinite(value)
+        }
+        return PoolDecision(
+            pool=pool,
+            at=about.now,
+            policy=policy.name,
+            instances=made.instances,
+            workers=max(about.least, math.ceil(made.instances / limits.step))
+            if about.workers is None
+            else about.workers,
+            before=about.before,
+            constraint=made.constraint,
+            reason=made.reason,
+            wanted=round(made.wanted, 2),
+            figures=figures,
+        )

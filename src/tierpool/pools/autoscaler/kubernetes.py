@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import httpx2
 
 from tierpool.contracts.scaling import PoolDecision
 from tierpool.errors import UsageError
-from tierpool.pools.autoscaler.acting import NotScaled
+from tierpool.pools.autoscaler.acting import NotScaled, Workers
 from tierpool.pools.autoscaler.limiting import Reach
 
 __all__ = ["Cluster", "Deployments"]
@@ -72,33 +73,57 @@ class Deployments:
     name = "kubernetes"
 
     def __init__(
-        self, cluster: Cluster, names: Mapping[str, str], lead_seconds: float
+        self,
+        cluster: Cluster,
+        names: Mapping[str, str],
+        lead_seconds: float,
+        patience: float = _SECONDS,
     ) -> None:
-        """Take the cluster, and the name of each pool's Deployment."""
-        self._cluster, self._names = cluster, names
+        """Take the cluster, and the name of each pool's Deployment.
+
+        Args:
+            cluster: Where they are.
+            names: By pool.
+            lead_seconds: Until a new pod takes calls.
+            patience: Seconds that the API may take for one Deployment.
+        """
+        self._cluster, self._names, self._patience = cluster, names, patience
         self.reach = Reach(lead_seconds, whole_workers=True)
 
     def running(self) -> AbstractAsyncContextManager[object]:
         """See base class."""
         return nullcontext()
 
-    async def scale(
-        self, decisions: Sequence[PoolDecision], workers: Mapping[str, int]
-    ) -> None:
-        """See base class; one that refuses does not hold up the others."""
-        refused = []
+    async def scale(self, decisions: Sequence[PoolDecision], workers: Workers) -> None:
+        """See base class; one that refuses or hangs does not hold up the others."""
         trust = self._cluster.authority
-        verify = ssl.create_default_context(cafile=str(trust)) if trust else True
-        async with httpx2.AsyncClient(
-            base_url=self._cluster.url, timeout=_SECONDS, verify=verify, trust_env=False
-        ) as http:
-            for one in decisions:
-                try:
-                    await self._scale(http, self._names[one.pool], one.workers)
-                except (httpx2.HTTPError, OSError, ValueError) as error:
-                    refused.append(f"{self._names[one.pool]}: {error}")
+        try:
+            verify = ssl.create_default_context(cafile=str(trust)) if trust else True
+            http = httpx2.AsyncClient(
+                base_url=self._cluster.url, timeout=None, verify=verify,
+                trust_env=False,
+            )  # fmt: skip
+        except (OSError, httpx2.InvalidURL) as error:
+            raise NotScaled(f"{self._cluster.url} {trust or ''}: {error}") from error
+        async with http:
+            refusals = await asyncio.gather(
+                *(self._try(http, self._names[o.pool], o.workers) for o in decisions)
+            )
+        refused = [refusal for refusal in refusals if refusal]
         if refused:
             raise NotScaled("; ".join(refused))
+
+    async def _try(self, http: httpx2.AsyncClient, name: str, replicas: int) -> str:
+        """Scale one Deployment; return why it was not done, or nothing."""
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._scale(http, name, replicas)
+        except TimeoutError:
+            where, seconds = self._cluster.url, self._patience
+            return f"{name}: the API at {where} has not answered within {seconds:g} s"
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+            return f"{name}: {str(error) or type(error).__name__}"
+        return ""
 
     async def _scale(self, http: httpx2.AsyncClient, name: str, replicas: int) -> None:
         space = quote(self._cluster.namespace, safe="")
@@ -106,15 +131,15 @@ class Deployments:
             f"/apis/apps/v1/namespaces/{space}/deployments/{quote(name, safe='')}/scale"
         )
         found = await http.get(path, headers=self._headers())
-        document = _read(found)
-        if document.get("spec", {}).get("replicas", 0) == replicas:
+        if _replicas(_read(found)) == replicas:
             return
         changed = await http.patch(
             path,
             json={"spec": {"replicas": replicas}},
             headers={**self._headers(), "Content-Type": _MERGE},
         )
-        _read(changed)
+        if _replicas(_read(changed)) != replicas:
+            raise ValueError(f"the API took {replicas} replicas, and has others")
 
     def _headers(self) -> dict[str, str]:
         token = self._cluster.token
@@ -133,7 +158,18 @@ def _read(answer: httpx2.Response) -> dict[str, Any]:
         raise ValueError(  # noqa: TRY004 - a value that came from elsewhere
             f"the API answered {answer.status_code} and no JSON object"
         )
-    if answer.status_code >= 400:
+    if not answer.is_success:
         words = str(document.get("message", ""))[:300]
         raise ValueError(f"the API answered {answer.status_code}: {words}")
     return document
+
+
+def _replicas(document: Mapping[str, Any]) -> int:
+    """Return what a Scale asks for; none is written for 0."""
+    spec = document.get("spec")
+    replicas = spec.get("replicas", 0) if isinstance(spec, dict) else None
+    if not isinstance(replicas, int):
+        raise ValueError(  # noqa: TRY004 - as above
+            "the API answered with something that is no Scale: is it a cluster's API?"
+        )
+    return replicas

@@ -48,6 +48,7 @@ class Candidate:
             act: Name of the target.
             seconds: For how long nobody else leads after this one has spoken.
         """
+        self._patience = min(_TIMEOUT, timedelta(seconds=seconds / 3))
         self._client, self._fleet = client, fleet
         self._request = LeadRequest(
             who=uuid.uuid4().hex,
@@ -68,7 +69,7 @@ class Candidate:
         request = self._request.model_copy(
             update={"decisions": tuple(decisions), "trouble": trouble[:1000]}
         )
-        return await self._ask(request, _TIMEOUT)
+        return await self._ask(request, self._patience)
 
     async def resign(self) -> None:
         """Let somebody else lead at once.
@@ -110,6 +111,6 @@ class Candidate:
             task_queue=f"{self._fleet}-control",
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             static_summary="Who leads the scaling of pools",
-            rpc_timeout=_TIMEOUT,
+            rpc_timeout=self._patience,
         )
         self._opened = True

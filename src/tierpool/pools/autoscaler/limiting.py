@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -10,12 +10,13 @@ from tierpool.budget.claim_limits import claim_limits
 from tierpool.budget.limits import fleet_limits
 from tierpool.contracts.claims import role_of
 from tierpool.contracts.ledger import CALLS, Cap, requests_of, tokens_of
+from tierpool.contracts.reports import WorkerReport
 from tierpool.fleet import LoadedFleet
 from tierpool.pools.observe import FleetStatus, PoolStatus
-from tierpool.scaling.file_limits import may_use
+from tierpool.scaling.file_limits import role_caps
 from tierpool.scaling.policy import Limits
 
-__all__ = ["Reach", "pool_limits"]
+__all__ = ["Reach", "pool_limits", "taking"]
 
 _SOON_PER_HOUR = 12
 """What may be spent within five minutes, as a rate."""
@@ -30,19 +31,28 @@ class Reach:
     """Whether workers come and go; else only the instances of those there are."""
 
 
+def taking(status: FleetStatus, pool: str) -> Sequence[WorkerReport]:
+    """Return the processes that take calls of a pool, and go on doing so."""
+    return [one for one in status.workers if one.stays and pool in one.serves]
+
+
 def pool_limits(
     fleet: LoadedFleet, status: FleetStatus, pool: PoolStatus, reach: Reach
 ) -> Limits:
-    """Return the limits of a tier's pool, over all of its workers."""
+    """Return the limits of a tier's pool, over all of its workers.
+
+    What is decided comes as whole steps: the instances of one worker, or, where
+    workers do not come and go, one instance of each.
+    """
     of_file = fleet.fleet.tiers[pool.pool].pool
     spec = status.limits.pools.get(pool.pool, of_file)
     scaling = of_file.scaling
-    step = spec.max_instances if reach.whole_workers else 1
     if reach.whole_workers:
+        step = spec.max_instances
         least, most = scaling.min_workers * step, scaling.max_workers * step
     else:
-        least = pool.workers * max(1, spec.min_instances)
-        most = pool.workers * spec.max_instances
+        step = len(taking(status, pool.pool))
+        least, most = step * max(1, spec.min_instances), step * spec.max_instances
     caps = _caps(fleet, status)
     queue = fleet.queues[pool.pool][0]
     return Limits(
@@ -56,7 +66,7 @@ def pool_limits(
         requests_per_minute=_minute(caps.get(requests_of(queue), ())),
         tokens_per_minute=_minute(caps.get(tokens_of(queue), ())),
         usd_per_hour=_per_hour(status),
-        role_caps=_role_caps(fleet, status, pool.pool),
+        role_caps=role_caps(fleet, pool.pool, _of_roles(fleet, status)),
         max_concurrent=caps[CALLS][0].amount if caps.get(CALLS) else None,
     )
 
@@ -80,12 +90,8 @@ def _per_hour(status: FleetStatus) -> Decimal | None:
     return None if soon is None else soon * _SOON_PER_HOUR
 
 
-def _role_caps(fleet: LoadedFleet, status: FleetStatus, tier: str) -> int | None:
-    """Add up the caps of the roles that may come here; None if one has none."""
+def _of_roles(fleet: LoadedFleet, status: FleetStatus) -> Mapping[str, int]:
+    """Return the caps of roles that count now; the file's if none were applied."""
     caps = (status.limits.claims or claim_limits(fleet)).caps
-    names = list(fleet.snapshot.tiers)
-    roles = [n for n, r in fleet.snapshot.roles.items() if may_use(r, tier, names)]
-    known = [caps.get(role_of(name)) for name in roles]
-    if not known or not all(known):
-        return None
-    return sum(cap[0].amount for cap in known if cap)
+    known = ((name, caps.get(role_of(name))) for name in fleet.snapshot.roles)
+    return {name: some[0].amount for name, some in known if some}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from tierpool.contracts.reports import PoolReport, WorkerReport
+from tierpool.pools.autoscaler.asked import Asked
 from tierpool.pools.observe import FleetStatus, PoolStatus
 from tierpool.scaling.policy import Observation
 
@@ -45,6 +46,7 @@ class _Counted:
 class Sight:
     """Remembers the last minutes of each pool."""
 
+    asked: Asked
     _looks: dict[str, deque[_Look]] = field(default_factory=dict)
 
     def see(self, status: FleetStatus, pool: PoolStatus, at: float) -> Observation:
@@ -60,13 +62,13 @@ class Sight:
         while at - looks[0].at > _WINDOW_SECONDS:
             looks.popleft()
         lately, minutes = _since(looks, _RATE_SECONDS), _since(looks, _WINDOW_SECONDS)
-        told = bool(pool.workers)
+        instances, starting = self.asked.counted(pool.pool, pool.limit, at)
         known = pool.statistics
         return Observation(
             at=at,
-            instances=pool.limit,
-            starting=pool.starting,
-            busy=pool.busy if told or not pool.silent else None,
+            instances=instances,
+            starting=starting,
+            busy=None if _untold(pool, looks) else pool.busy,
             backlog=pool.backlog if known else None,
             oldest_seconds=pool.oldest_seconds if known else None,
             arrivals_per_second=pool.arrivals_per_second if known else None,
@@ -75,6 +77,13 @@ class Sight:
             tokens_per_call=minutes.tokens / minutes.calls if minutes.calls else None,
             usd_per_call=minutes.cost_usd / minutes.calls if minutes.calls else None,
         )
+
+
+def _untold(pool: PoolStatus, looks: deque[_Look]) -> bool:
+    """Tell whether there are workers that do not report, or did a moment ago."""
+    if pool.workers:
+        return False
+    return pool.silent > 0 or any(look.counted for look in looks)
 
 
 def _reports(workers: Sequence[WorkerReport], name: str) -> dict[str, PoolReport]:
