@@ -92,7 +92,7 @@ async def _desired(url: str) -> dict[str, float]:
             }
             if found:
                 return found
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.1)
 
 
 async def test_pods_get_ready_keep_a_journal_and_serve_the_metric(

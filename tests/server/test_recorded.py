@@ -80,7 +80,7 @@ async def test_calls_are_recorded_with_times_and_tokens(running: Start) -> None:
 
 
 async def test_waits_and_durations_are_those_of_the_calls(running: Start) -> None:
-    """One call holds the only instance for a second while another one waits."""
+    """One call holds the only instance for half a second while another one waits."""
     fleet = await running(ROLES, served=WITHOUT_CONTROL)
     nano(fleet).resize(1)
     gate = asyncio.Event()
@@ -92,7 +92,7 @@ async def test_waits_and_durations_are_those_of_the_calls(running: Start) -> Non
     while under_way.unfinished < 2:
         under_way = await recorded(fleet, tiers=["nano"])
 
-    await asyncio.sleep(1.2)
+    await asyncio.sleep(0.5)
     gate.set()
     await asyncio.gather(*(flow_result(item) for item in items))
     seen = await recorded(fleet, tiers=["nano"])
@@ -100,8 +100,8 @@ async def test_waits_and_durations_are_those_of_the_calls(running: Start) -> Non
     assert ((), 2) == (under_way.calls, under_way.unfinished)
     assert "2 calls wait or are under way" in under_way.notes[0]
     slow, late = sorted(seen.calls, key=lambda call: call.wait_seconds)
-    assert slow.duration_seconds >= 1.2
-    assert late.wait_seconds >= 1.2
+    assert slow.duration_seconds >= 0.5
+    assert late.wait_seconds >= 0.5
     assert slow.seconds + slow.wait_seconds + slow.duration_seconds <= (
         late.seconds + late.wait_seconds + 0.001
     )

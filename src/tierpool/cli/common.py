@@ -46,8 +46,9 @@ DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 # what is piped into a file or another program is not folded at 80 columns
 _WIDTH = None if sys.stdout.isatty() else 200
-console = Console(highlight=False, width=_WIDTH)
-errors = Console(stderr=True, highlight=False)
+# without emoji: `agents.yaml:100:3` is a place, and `:100:` in it no picture
+console = Console(highlight=False, emoji=False, width=_WIDTH)
+errors = Console(stderr=True, highlight=False, emoji=False)
 _NARROW = 100
 
 
@@ -143,13 +144,13 @@ def plain(text: str) -> str:
 
 
 def how_to_start(args: argparse.Namespace, pool: PoolStatus) -> str:
-    """Say how to serve a pool that nobody serves."""
+    """Say how to serve a pool that nobody serves, as far as is known."""
     own = {"flows": "--flows", "tools": "--tools"}
     flag = own.get(pool.pool, f"--pool {pool.pool}")
-    return (
-        f"no worker for {pool.pool}; start one: "
-        f"tierpool worker {flag} --file {args.file}"
-    )
+    what = f"no worker for {pool.pool}; start one"
+    if pool.silent:
+        what = f"no worker for {pool.pool} reports; if those are gone, start one"
+    return f"{what}: tierpool worker {flag} --file {args.file}"
 
 
 def many(count: int, one: str, more: str = "") -> str:

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Sequence
 from types import ModuleType
 
+from temporalio.service import RPCError
+
 from tierpool import __version__
 from tierpool.cli import (
     apply,
@@ -92,6 +94,10 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(error, ServerError):
             return UNREACHABLE
         return USAGE if isinstance(error, _USAGE_ERRORS) else FAILED
+    except RPCError as error:  # it went away under a command that waits
+        told = f"the Temporal server says: {error.message}; what was started goes on"
+        print_error(args, ServerError(told))
+        return UNREACHABLE
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output went away

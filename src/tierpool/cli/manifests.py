@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -123,19 +124,35 @@ def _compare(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
         else:
             if not same:
                 found[path] = _CHANGED
-    for there in sorted(folder.glob("base/**/*")) + sorted(folder.glob("overlays/*/*")):
+    for there in _there(folder):
         path = there.relative_to(folder).as_posix()
-        if there.is_file() and path not in files and _is_ours(there):
+        if path not in files and _is_ours(there):
             found[path] = _STALE
     return found
+
+
+def _there(folder: Path) -> list[Path]:
+    """Return what stands where this command writes; nothing if that cannot be told."""
+    try:
+        return [
+            path
+            for pattern in ("base/**/*", "overlays/*/*")
+            for path in sorted(folder.glob(pattern))
+            if path.is_file()
+        ]
+    except OSError:  # a name too long, a folder that may not be entered
+        return []
 
 
 def _is_ours(path: Path) -> bool:
     """Tell what this command wrote: by its first line, or in the fleet's folder."""
     if path.parent.name == "fleet":
         return True
-    with path.open("rb") as file:
-        return file.read(len(HEADER)) == HEADER.encode()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HEADER)) == HEADER.encode()
+    except OSError:  # a folder, or not for us to read
+        return False
 
 
 def _tell_differences(
@@ -161,7 +178,7 @@ def _refuse_foreign(folder: Path, files: Iterable[str]) -> None:
         "was not written by this command; nothing was written: name another folder "
         "with --out, or move it away"
     )
-    found = [path for name in files if (path := folder / name).is_file()]
+    found = [path for name in files if os.path.lexists(path := folder / name)]
     foreign = [path for path in found if not _is_ours(path)]
     if foreign:
         raise ConfigError([Problem(message, file=str(path)) for path in foreign])

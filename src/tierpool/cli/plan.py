@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from tierpool.blueprint import Price
 from tierpool.budget.cost import cost_usd
 from tierpool.cli.common import DONE, console, load, print_json
+from tierpool.cli.numbers import number
 from tierpool.cli.plan_output import Asked, as_document, render
-from tierpool.cli.recording import recorded, since_of
+from tierpool.cli.recording import RECORDED, recorded, since_of
 from tierpool.cli.simulated import cost_of_trace
 from tierpool.contracts import Usage
 from tierpool.errors import UnknownName, UsageError
@@ -32,9 +32,13 @@ from tierpool.scaling.file_limits import limits_of_file
 from tierpool.scaling.planner import TierPlan, plan
 from tierpool.scaling.policy import Limits
 from tierpool.scaling.recorded import RecordedCall, trace_of_calls
-from tierpool.scaling.synthetic import is_spec, synthetic_trace
-from tierpool.scaling.trace_files import read_trace
-from tierpool.scaling.traces import Trace, gaps, service_seconds
+from tierpool.scaling.trace_files import trace_of_text
+from tierpool.scaling.traces import (
+    MOST_SERVICE_SECONDS,
+    Trace,
+    gaps,
+    service_seconds,
+)
 
 __all__ = ["add", "command", "demands_of_record"]
 
@@ -71,14 +75,14 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_given(this)
     this.add_argument("--tier", metavar="NAME", help="plan this tier only")
     this.add_argument(
-        "--wait-target", type=_positive, metavar="SECONDS",
+        "--wait-target", type=number(0.001, 86_400), metavar="SECONDS",
         help="p95 of the waits; default: wait_target_secs of the pool's scaling",
     )  # fmt: skip
     this.add_argument(
         "--workers", type=_count, metavar="N", help="spread the slots over so many"
     )
     this.add_argument(
-        "--calls-per-item", type=_positive, metavar="N",
+        "--calls-per-item", type=number(0.001, 1e6), metavar="N",
         help="of a trace or a rate, for the deployment pattern; default: 1",
     )  # fmt: skip
     this.set_defaults(command=command)
@@ -103,11 +107,11 @@ def _add_given(this: argparse.ArgumentParser) -> None:
             help=f"mean {kind} tokens of a call, for dollars and rates (--rate)",
         )  # fmt: skip
     group.add_argument(
-        "--seconds-per-call", type=_positive, metavar="S",
+        "--seconds-per-call", type=number(0.001, MOST_SERVICE_SECONDS), metavar="S",
         help="every call of the trace takes so long",
     )  # fmt: skip
     group.add_argument(
-        "--tokens-per-second", type=_positive, metavar="N",
+        "--tokens-per-second", type=number(0.001, 1e6), metavar="N",
         help="output, of a trace without durations; default: 50",
     )  # fmt: skip
     group.add_argument("--seed", type=int, metavar="N", help="of a synthetic trace")
@@ -321,9 +325,13 @@ def _target(args: argparse.Namespace, fleet: LoadedFleet) -> dict[str, float]:
 
 
 def _trace(args: argparse.Namespace) -> Trace:
-    if is_spec(args.trace):
-        return synthetic_trace(args.trace, seed=args.seed)
-    return read_trace(Path(args.trace))
+    if args.trace.startswith(RECORDED):
+        since = args.trace.removeprefix(RECORDED)
+        raise UsageError(
+            f"--trace {args.trace}: what the running fleet did is planned with "
+            f"--since {since or '24h'}"
+        )
+    return trace_of_text(args.trace, seed=args.seed)
 
 
 def _services(args: argparse.Namespace, trace: Trace) -> tuple[Sequence[float], str]:
@@ -336,18 +344,6 @@ def _services(args: argparse.Namespace, trace: Trace) -> tuple[Sequence[float], 
 def _items_per_day(calls: Sequence[RecordedCall]) -> float | None:
     span = calls[-1].seconds - calls[0].seconds if calls else 0.0
     return len({call.item for call in calls}) / span * 86_400 if span > 0 else None
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be a number above 0 and at most 1000000"
-        )
-    return value
 
 
 def _count(text: str) -> int:

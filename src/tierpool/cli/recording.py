@@ -16,7 +16,10 @@ from tierpool.scaling.recorded import trace_of_calls
 from tierpool.scaling.trace_files import write_trace
 from tierpool.scaling.traces import Trace
 
-__all__ = ["check_target", "record", "recorded", "since_of"]
+__all__ = ["RECORDED", "check_target", "record", "recorded", "since_of"]
+
+RECORDED = "recorded:"
+"""Begins the name of a trace that is read from the running fleet."""
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=30)

@@ -17,7 +17,8 @@ from tierpool.cli.common import (
     plain,
     print_json,
 )
-from tierpool.cli.recording import check_target, record, recorded, since_of
+from tierpool.cli.numbers import number
+from tierpool.cli.recording import RECORDED, check_target, record, recorded, since_of
 from tierpool.cli.simulated import Replay, Run, cost_of_trace, document, render
 from tierpool.errors import UnknownName, UsageError
 from tierpool.fleet import LoadedFleet
@@ -27,18 +28,20 @@ from tierpool.scaling.plots import draw_png, draw_terminal, need
 from tierpool.scaling.policies import NAMES, by_name
 from tierpool.scaling.recorded import trace_of_calls
 from tierpool.scaling.simulator import Oracle, Setup, Workload, simulate
-from tierpool.scaling.synthetic import KINDS, is_spec, synthetic_trace
-from tierpool.scaling.trace_files import read_trace
+from tierpool.scaling.synthetic import KINDS
+from tierpool.scaling.trace_files import trace_of_text
 from tierpool.scaling.traces import (
+    MOST_SERVICE_SECONDS,
     OUTPUT_TOKENS_PER_SECOND,
     Trace,
     gaps,
     service_seconds,
 )
 
-_RECORDED = "recorded:"
 _ORACLE = "oracle"
 _WIDEST = 120
+_MOST = 100_000
+"""Instances of one pool that are simulated."""
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -99,20 +102,21 @@ def _add_choices(this: argparse.ArgumentParser) -> None:
 def _add_setup(this: argparse.ArgumentParser) -> None:
     setup = this.add_argument_group("what is assumed")
     setup.add_argument(
-        "--lead", type=float, default=2.0, metavar="SECONDS",
+        "--lead", type=number(0, 86_400), default=2.0, metavar="SECONDS",
         help="until a new instance takes calls: 2 (default) for a process, about 45 "
         "for a pod",
     )  # fmt: skip
     setup.add_argument(
-        "--every", type=float, default=10.0, metavar="SECONDS",
+        "--every", type=number(0.1, 86_400), default=10.0, metavar="SECONDS",
         help="time between decisions (default: 10)",
     )  # fmt: skip
     setup.add_argument(
-        "--seconds-per-call", type=_positive, metavar="SECONDS",
+        "--seconds-per-call", type=number(0.001, MOST_SERVICE_SECONDS),
+        metavar="SECONDS",
         help="the same for every call, instead of what was measured",
     )  # fmt: skip
     setup.add_argument(
-        "--tokens-per-second", type=_positive, default=OUTPUT_TOKENS_PER_SECOND,
+        "--tokens-per-second", type=number(0.001, 1e6), default=OUTPUT_TOKENS_PER_SECOND,
         metavar="N", help="output of a model, where no durations were measured "
         "(default: 50)",
     )  # fmt: skip
@@ -142,7 +146,7 @@ async def command(args: argparse.Namespace) -> int:
     if args.plot is not None:
         need("matplotlib", "--plot")
         check_target("--plot", args.plot, ".png")
-    if args.trace.startswith(_RECORDED):
+    if args.trace.startswith(RECORDED):
         traces, notes = await _recorded_traces(args, fleet, tiers)
     else:
         trace, notes = _trace(args.trace, args.seed, tiers)
@@ -187,10 +191,7 @@ def _policies(args: argparse.Namespace) -> list[str]:
 
 def _trace(text: str, seed: int, tiers: Sequence[str]) -> tuple[Trace, list[str]]:
     """Read or make the trace that goes through each pool."""
-    if is_spec(text) and not Path(text).exists():
-        trace = synthetic_trace(text, seed=seed)
-    else:
-        trace = read_trace(Path(text))
+    trace = trace_of_text(text, seed=seed)
     notes = gaps(trace)
     if len(tiers) > 1:
         notes.append("the same calls were replayed through each pool")
@@ -202,7 +203,7 @@ async def _recorded_traces(
 ) -> tuple[dict[str, Trace], list[str]]:
     """Read what the running fleet did: the calls of each pool."""
     try:
-        since = since_of(args.trace.removeprefix(_RECORDED))
+        since = since_of(args.trace.removeprefix(RECORDED))
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"--trace {args.trace}: {error}") from None
     seen = await recorded(args, fleet, since, tiers)
@@ -253,7 +254,8 @@ def _replay(
     names = policies or [fleet.fleet.tiers[tier].pool.scaling.policy]
     runs = tuple(_run(name, work, setup) for name in names)
     if not any(run.outcome for run in runs):
-        raise UsageError("; ".join(run.failed for run in runs))
+        # what is wrong with the trace is wrong for each policy
+        raise UsageError("; ".join(dict.fromkeys(run.failed for run in runs)))
     return Replay(tier, model.model, trace, work, setup, source, cost, runs)
 
 
@@ -295,26 +297,16 @@ def _draw_terminal(replay: Replay) -> None:
     console.file.write(text + "\n\n")
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
-
-
 def _size(text: str) -> int:
-    if not re.fullmatch(r"\d{1,5}", text) or not int(text):
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
 
 
 def _range(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,7})\.\.(\d{1,7})", text)
-    if not found or not int(found[1]) <= int(found[2]) or not int(found[2]):
+    found = re.fullmatch(r"([0-9]{1,6})\.\.([0-9]{1,6})", text)
+    if not found or not int(found[1]) <= int(found[2]) <= _MOST or not int(found[2]):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no range of instances; write it like 2..40"
+            f"{text!r} is no range of instances; write it like 2..40, {_MOST} at most"
         )
     return int(found[1]), int(found[2])

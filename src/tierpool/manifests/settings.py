@@ -10,14 +10,21 @@ from tierpool.errors import Problem
 __all__ = ["Settings", "check_settings"]
 
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_HOST = r"[A-Za-z0-9]+([.-]+[A-Za-z0-9]+)*"
+_PART = r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
-    r"[a-z0-9][\w./:-]*?(:(?P<tag>\w[\w.-]{0,127})|@sha256:[0-9a-f]{64})"
+    rf"({_HOST}(:[0-9]{{1,5}})?/)?{_PART}(/{_PART})*"
+    r"(:(?P<tag>\w[\w.-]{0,127})|(?=@))(@sha256:[0-9a-f]{64})?",
+    re.ASCII,
 )
+"""As registries have it: a host, parts in small letters, a tag, a digest."""
 _ADDRESS = re.compile(
     r"(?P<host>[A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})"
 )
-_TEMPORAL_NAMESPACE = re.compile(r"[A-Za-z0-9][\w.-]{0,254}")
-_URL = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
+_TEMPORAL_NAMESPACE = re.compile(r"[A-Za-z0-9][\w.-]{0,254}", re.ASCII)
+_URL = re.compile(
+    r"https?://([^\s/@?#:]+|\[[0-9a-fA-F:]+\])(:(?P<port>[0-9]{1,5}))?(/[^\s@?#]*)?"
+)
 _MAX_PORT = 65535
 
 
@@ -62,12 +69,14 @@ def check_settings(settings: Settings) -> list[Problem]:
         right = "HOST:PORT without http://, such as temporal-frontend.temporal:7233"
         wrong("temporal-address", settings.temporal_address, right)
     if not _TEMPORAL_NAMESPACE.fullmatch(settings.temporal_namespace):
-        wrong("temporal-namespace", settings.temporal_namespace, "such as default")
+        right = "letters, digits, `.`, `_` and `-`, at most 255, such as default"
+        wrong("temporal-namespace", settings.temporal_namespace, right)
     for option, url in (
         ("prometheus-url", settings.prometheus_url),
         ("local-model-url", settings.local_model_url),
     ):
-        if not _URL.fullmatch(url):
+        found_url = _URL.fullmatch(url)
+        if found_url is None or not 0 < int(found_url["port"] or 1) <= _MAX_PORT:
             right = "an address without a password or query, such as http://host:9090"
             wrong(option, url, right)
     return found

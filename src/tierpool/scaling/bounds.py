@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from tierpool.scaling.capacity import grown, slots_for
+from tierpool.scaling.capacity import LATE_SHARE, grown, late_calls
 from tierpool.scaling.demand import Demand
 from tierpool.scaling.policy import Constraint, Limits
 
@@ -94,9 +94,11 @@ def _growth(demand: Demand, slots: int, target: float) -> float:
     """Return times the calls that so many slots serve within the target."""
     if slots < 1:
         return 0.0
+    calls = math.fsum(one.calls for one in demand.windows)
 
     def fits(factor: float) -> bool:
-        return slots_for(grown(demand.windows, factor), target) <= slots
+        more = grown(demand.windows, factor)
+        return late_calls(slots, more, target) <= LATE_SHARE * calls * factor
 
     low, high = 1 / _FARTHEST, _FARTHEST
     if not fits(low):

@@ -24,6 +24,7 @@ __all__ = [
     "erlang_c",
     "erlang_c_slots",
     "grown",
+    "late_calls",
     "late_share",
     "least",
     "mean_load",
@@ -116,13 +117,21 @@ def slots_for(
         raise UsageError("no calls: nothing can be said about slots")
 
     def enough(slots: int) -> bool:
-        late = (one.calls * late_share(slots, one, target) for one in windows)
-        return math.fsum(late) <= share * total
+        return late_calls(slots, windows, target) <= share * total
 
-    found = least(enough, max(1, math.ceil(mean_load(windows))))
+    load = mean_load(windows)
+    found = least(enough, max(1, math.ceil(load))) if load < _MOST_SLOTS else None
     if found is None:
-        raise UsageError(f"more than {_MOST_SLOTS:,} slots would be needed")
+        raise UsageError(
+            f"{load:,.0f} calls under way on average need more than {_MOST_SLOTS:,} "
+            "slots: take a lower rate or shorter calls"
+        )
     return found
+
+
+def late_calls(slots: float, windows: Sequence[Window], target: float) -> float:
+    """Return how many calls of all windows wait longer than `target` seconds."""
+    return math.fsum(one.calls * late_share(slots, one, target) for one in windows)
 
 
 def wait_estimate(
@@ -135,8 +144,7 @@ def wait_estimate(
     total = math.fsum(window.calls for window in windows)
 
     def late(target: float) -> float:
-        parts = (one.calls * late_share(slots, one, target) for one in windows)
-        return math.fsum(parts) / total if total > 0 else 0.0
+        return late_calls(slots, windows, target) / total if total > 0 else 0.0
 
     low, high = 0.0, 0.01
     if late(low) <= share:

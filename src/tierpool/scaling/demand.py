@@ -103,13 +103,13 @@ def demand_of_calls(
         items_per_day: Work items that make them; None: not known.
 
     Raises:
-        TooFewCalls: below LEAST_CALLS, or within less than LEAST_SECONDS.
+        TooFewCalls: below LEAST_CALLS or LEAST_SECONDS, or with nothing to measure.
     """
     count, span = _enough(source, arrivals)
     (mean, cv), per_hour = _mean_and_cv(services), count / span * _HOUR
     return Demand(
         source=source,
-        windows=measure(arrivals, services, target),
+        windows=_windows(source, arrivals, services, target),
         calls=count,
         span_seconds=span,
         mean_seconds=mean,
@@ -126,6 +126,19 @@ def demand_of_calls(
         services=services,
         tokens=tokens,
     )
+
+
+def _windows(
+    source: str, arrivals: Sequence[float], services: Sequence[float], target: float
+) -> tuple[Window, ...]:
+    windows = measure(arrivals, services, target)
+    if not windows or sum(window.calls for window in windows) <= 0:
+        raise TooFewCalls(
+            f"{source}: no window of it has both calls that come and calls under way: "
+            "their durations are 0, or they all come at its beginning or end. Take "
+            "another part of it, or give what you expect: --rate and --mean-seconds"
+        )
+    return windows
 
 
 def demand_of_rate(
@@ -191,11 +204,15 @@ def _enough(source: str, arrivals: Sequence[float]) -> tuple[int, float]:
     span = arrivals[-1] - arrivals[0] if count else 0.0
     if count < LEAST_CALLS or span < LEAST_SECONDS:
         raise TooFewCalls(
-            f"{source}: {count:,} calls within {span:,.0f} s are too few to plan from; "
+            f"{source}: {_calls(count)} within {span:,.0f} s: too few to plan from; "
             f"{LEAST_CALLS} calls within {LEAST_SECONDS:.0f} s at least are needed. "
             "Take a longer time, or give what you expect: --rate and --mean-seconds"
         )
     return count, span
+
+
+def _calls(count: int) -> str:
+    return "1 call" if count == 1 else f"{count:,} calls"
 
 
 def _mean_and_cv(values: Sequence[float]) -> tuple[float, float]:

@@ -198,7 +198,8 @@ def _changes(
     )
     done = 0
     for at, took in zip(arrivals, services, strict=True):
-        while ends[done][0] <= at:
+        # a call that takes no time has ended when it comes
+        while done < len(ends) and ends[done][0] <= at:
             yield ends[done][0], -ends[done][1]
             done += 1
         yield at, took / (took + spread) if took > 0 else 0.0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
+from tierpool.blueprint import MOST_INSTANCES, MOST_WORKERS
 from tierpool.errors import UsageError
 from tierpool.scaling.bounds import Bound, Elsewhere, bounds_of, hard_slots
 from tierpool.scaling.capacity import (
@@ -106,7 +107,8 @@ class TierPlan:
     possible: bool
     """Whether the target can be met within the limits that slots cannot move."""
     nearest_possible_seconds: float | None
-    """Where it cannot: the best p95; None: none, the backlog grows."""
+    """Where it cannot: the best p95 that any slots give; `slots` come within 5 % of
+    it. None: none, the backlog grows."""
     isolated_bursts: bool
     items_per_day: float | None
     pattern: Pattern
@@ -134,6 +136,7 @@ class _Size:
     wait: float | None
     possible: bool
     notes: tuple[str, ...] = ()
+    nearest: float | None = None
 
 
 def plan(
@@ -189,14 +192,14 @@ def _told(
         slots_predicted=wanted.predicted,
         slots_erlang_c=erlang_c_slots(demand.windows, target),
         slots_replayed=wanted.replayed,
-        utilisation=demand.load / size.slots,
+        utilisation=min(1.0, demand.load / size.slots),
         p95_wait_seconds=size.wait,
         p95_is="simulated" if demand.arrivals else "estimate",
         usd_per_hour=_usd(demand, demand.calls_per_hour),
         usd_busiest_hour=_usd(demand, demand.busiest_hour),
         bounds=bounds,
         possible=size.possible,
-        nearest_possible_seconds=None if size.possible else size.wait,
+        nearest_possible_seconds=size.nearest,
         isolated_bursts=_isolated(demand),
         items_per_day=_items(demand),
         pattern=pattern,
@@ -236,18 +239,20 @@ def _size(
     floor = wait(top)
     if floor <= target:  # the rates delay calls: more slots make up for it
         slots = least(lambda count: wait(count) <= target, slots) or slots
-        note = f"{slots - wanted} slots more than without rates, to make up for them"
+        more = _slots(slots - wanted)
+        note = f"{more} more than without rates, to make up for them"
         return _Size(slots, wait(slots), True, (note,))
     goal = max(floor * _NEAR, floor + 0.1)
     slots = least(lambda count: wait(count) <= goal, max(1, slots // 2)) or slots
     alone = {name: wait(None, held) for name, held in rates.apart()}
     late = [one.told for one in bounds if alone.get(one.constraint, 0.0) > target]
     late = late or [one.told for one in bounds if one.constraint in _HARD][:1]
+    found = wait(slots)
     note = (
         f"p95 wait within {target:g} s is impossible with {' and '.join(late)}; the "
-        f"nearest possible is {floor:,.1f} s, with {slots} slots"
+        f"nearest possible is {floor:,.1f} s; {_slots(slots)} come to {found:,.1f} s"
     )
-    return _Size(slots, wait(slots), False, (note,))
+    return _Size(slots, found, False, (note,), floor)
 
 
 def _given_size(
@@ -261,14 +266,14 @@ def _given_size(
     wait = wait_estimate(slots, demand.windows)
     if slots >= wanted:
         return _Size(slots, wait, possible=True)
-    told = f"{first.told}: {slots} slots" if first else f"{slots} slots"
+    told = f"{first.told}: {_slots(slots)}" if first else _slots(slots)
     near = (
         "the backlog grows for as long as calls come"
         if wait is None
         else f"the nearest possible p95 wait is about {wait:,.1f} s"
     )
     note = f"impossible with {told}; {near}"
-    return _Size(slots, wait, False, (note,))
+    return _Size(slots, wait, False, (note,), wait)
 
 
 def _growing(demand: Demand, slots: int, rate: Bound) -> _Size:
@@ -278,9 +283,14 @@ def _growing(demand: Demand, slots: int, rate: Bound) -> _Size:
     note = (
         f"impossible: {rate.told} serves {served:,.0f} of "
         f"{demand.calls_per_hour:,.0f} calls an hour; the backlog grows for as "
-        f"long as they come. {use} slots use all of it, more would only wait"
+        f"long as they come. {use} {'slot uses' if use == 1 else 'slots use'} all of "
+        "it, more would only wait"
     )
     return _Size(use, None, False, (note,))
+
+
+def _slots(count: int) -> str:
+    return "1 slot" if count == 1 else f"{count:,} slots"
 
 
 def _first_hard(bounds: Sequence[Bound]) -> Bound | None:
@@ -308,7 +318,9 @@ def _lines(
     if demand.arrivals and not _isolated(demand):
         standing = min(slots, _quiet_slots(demand, target))
     fewest = 2 if pattern == "cluster" else 1  # one may be replaced at any time
-    count = workers or max(fewest, math.ceil(slots / _PER_WORKER))
+    count = min(workers or max(fewest, math.ceil(slots / _PER_WORKER)), MOST_WORKERS)
+    # no worker without a slot, and none with more than the file takes
+    count = max(min(count, max(slots, fewest)), math.ceil(slots / MOST_INSTANCES))
     each = math.ceil(slots / count)
     kept = min(count, max(1, math.ceil(standing / each)))
     return PoolLines(

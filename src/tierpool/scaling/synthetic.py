@@ -36,6 +36,7 @@ class _Option:
     high: float
     time: bool = False
     """Whether it is written as a time, such as 90s, 15m or 24h."""
+    whole: bool = False
 
     def read(self, text: str) -> float | None:
         """Return the value, or None for what it cannot be."""
@@ -47,6 +48,8 @@ class _Option:
                 value = math.nan if self.time else float(text)
             except ValueError:
                 return None
+        if self.whole and value % 1 != 0:
+            return None
         return value if self.low <= value <= self.high else None
 
     @property
@@ -54,7 +57,8 @@ class _Option:
         """Say what may stand there."""
         if self.time:
             return f"a time from {self.low:g}s to {self.high / 86_400:g}d, such as 15m"
-        return f"a number from {self.low:g} to {self.high:g}"
+        kind = "whole number" if self.whole else "number"
+        return f"a {kind} from {self.low:g} to {self.high:g}"
 
 
 _RATE = _Option(0, 0.0001, 10_000)
@@ -63,7 +67,7 @@ _COMMON = {
     "input": _Option(1000, 0, 10_000_000),
     "output": _Option(200, 0, 10_000_000),
     "cv": _Option(1, 0, 10),
-    "seed": _Option(0, 0, 2**53),
+    "seed": _Option(0, 0, 10**9, whole=True),
 }
 _OWN: dict[str, dict[str, _Option]] = {
     "poisson": {},
@@ -130,11 +134,14 @@ def _read(spec: str) -> tuple[str, float, dict[str, float]]:
         hint = nearest(kind, KINDS)
         meant = f"; did you mean {hint!r}?" if hint else ""
         forms = ", ".join(KINDS.values())
-        raise UsageError(f"trace {spec!r}: unknown kind {kind!r}{meant} Known: {forms}")
+        raise UsageError(
+            f"trace {spec!r}: unknown kind {kind!r}{meant} (known: {forms}; or the "
+            "name of a .csv or an .npz file)"
+        )
     known = _COMMON | _OWN[kind]
     values = {key: option.default for key, option in known.items()}
     rate_text, *pairs = [part.strip() for part in rest.split(",")]
-    problems = []
+    problems, given = [], set()
     rate = _RATE.read(rate_text)
     if rate is None:
         problems.append(
@@ -148,6 +155,9 @@ def _read(spec: str) -> tuple[str, float, dict[str, float]]:
             meant = f", did you mean {hint}=?" if hint else ""
             problems.append(f"{pair!r} is no option{meant} (known: {', '.join(known)})")
             continue
+        if key in given:
+            problems.append(f"{key} is there twice")
+        given.add(key)
         value = option.read(text)
         if value is None:
             problems.append(f"{key} is {text!r}; right is {option.right}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import zipfile
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tierpool.errors import ConfigError, Problem, UsageError
-from tierpool.scaling.traces import MOST_CALLS, Trace
+from tierpool.scaling.synthetic import is_spec, synthetic_trace
+from tierpool.scaling.traces import (
+    MOST_CALLS,
+    MOST_SERVICE_SECONDS,
+    MOST_SPAN_SECONDS,
+    Trace,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["COLUMNS", "DURATION", "SHOWN_PROBLEMS", "read_trace", "write_trace"]
+__all__ = [
+    "COLUMNS",
+    "DURATION",
+    "SHOWN_PROBLEMS",
+    "read_trace",
+    "trace_of_text",
+    "write_trace",
+]
 
 COLUMNS = ("seconds", "input_tokens", "output_tokens")
 DURATION = "duration_seconds"
@@ -27,8 +42,12 @@ SHOWN_PROBLEMS = 20
 """So many problems of a file are told in full; the others are counted."""
 
 _NPZ_KEYS = ("dt_ms", "inp", "out")
+_NPZ_BYTES = 16 * MOST_CALLS + 4096
+"""Of one array unpacked, header included: more is not even unpacked."""
+_DAY = 86_400.0
 _MOST_SECONDS = 1e11
 _MOST_TOKENS = 10**9
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _HEADER = ",".join(COLUMNS)
 
 
@@ -44,14 +63,38 @@ def read_trace(path: Path) -> Trace:
         UsageError: for `.npz` without numpy.
     """
     found = _Found(path)
-    if not path.is_file():
-        found.refuse("no such file; a trace is a .csv or an .npz file")
+    _check_place(path, found)
     readers = {".csv": _read_csv, ".npz": _read_npz}
     read = readers.get(path.suffix.lower())
     if read is None:
         ending = repr(path.suffix) if path.suffix else "a name without an ending"
         found.refuse(f"{ending} is no known form of a trace; use .csv or .npz")
     return read(path, found)
+
+
+def trace_of_text(text: str, *, seed: int | None = None) -> Trace:
+    """Read the file of this name, or make the trace that it specifies.
+
+    Raises:
+        ConfigError: with all that is wrong with the file.
+        UsageError: with all that is wrong with the spec.
+    """
+    path = Path(text)
+    if is_spec(text) and path.suffix.lower() not in (".csv", ".npz"):
+        return synthetic_trace(text, seed=seed)
+    return read_trace(path)
+
+
+def _check_place(path: Path, found: _Found) -> None:
+    """Refuse what is no file that can be asked for."""
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # a folder that may not be entered, a name too long
+        found.refuse(f"cannot be read: {error.strerror}")
+    if is_folder:
+        found.refuse("a folder; a trace is a .csv or an .npz file")
+    if not is_file:
+        found.refuse("no such file; a trace is a .csv or an .npz file")
 
 
 def write_trace(trace: Trace, path: Path) -> None:
@@ -130,6 +173,16 @@ class _Columns:
         )
 
 
+def _checked(trace: Trace, found: _Found) -> Trace:
+    """Return the trace if it is short enough."""
+    if trace.span_seconds > MOST_SPAN_SECONDS:
+        found.refuse(
+            f"{trace.span_seconds / _DAY:,.1f} days from the first call to the last; at "
+            f"most {MOST_SPAN_SECONDS / _DAY:.0f} are replayed: take a part of it"
+        )
+    return trace
+
+
 def _read_csv(path: Path, found: _Found) -> Trace:
     columns, measured = _Columns(), False
     try:
@@ -142,12 +195,14 @@ def _read_csv(path: Path, found: _Found) -> Trace:
                     found.refuse(f"more than {MOST_CALLS:,} calls; take a part of it")
     except UnicodeDecodeError as error:
         found.add(f"no text in UTF-8: {error.reason} at byte {error.start:,}")
-    except (OSError, csv.Error) as error:
+    except OSError as error:
+        found.add(f"cannot be read: {error.strerror}")
+    except csv.Error as error:
         found.add(f"cannot be read: {error}")
     if not columns.seconds and not found.count:
         found.add(f"no call is in it; below the header {_HEADER} one line is one call")
     found.check()
-    return columns.trace(path.stem, measured=measured)
+    return _checked(columns.trace(path.stem, measured=measured), found)
 
 
 def _read_header(row: list[str] | None, found: _Found) -> bool:
@@ -156,13 +211,21 @@ def _read_header(row: list[str] | None, found: _Found) -> bool:
         found.refuse(f"the file is empty; it begins with the line {_HEADER}")
     names = tuple(name.strip() for name in row)
     if names not in (COLUMNS, (*COLUMNS, DURATION)):
-        found.add(
-            f"wrong columns; the first line is {_HEADER}, or that and {DURATION}",
-            line=1,
-            value=",".join(names),
-        )
+        told = f"the first line is {_HEADER}, or that and {DURATION}"
+        found.add(f"wrong columns; {told}{_why(names)}", line=1, value=",".join(names))
         found.check()
     return len(names) > len(COLUMNS)
+
+
+def _why(names: tuple[str, ...]) -> str:
+    """Guess what is wrong with a first line."""
+    if len(names) == 1:
+        for separator, called in _SEPARATORS.items():
+            if separator in names[0]:
+                return f"; fields are separated by commas, not by {called}"
+    if any(re.fullmatch(r"[-+]?[\d.]+", name) for name in names):
+        return "; there is a call where the header should be"
+    return ""
 
 
 def _rows(rows: Any, width: int, found: _Found) -> Iterator[list[str]]:
@@ -210,13 +273,17 @@ def _number(
         number = float(text)
     except ValueError:
         number = math.nan
-    if math.isnan(number) or not abs(number) <= _MOST_SECONDS:
-        found.add("not a number of seconds", line=line, value=text, place=name)
-        return None
-    if number < 0 and not negative:
-        found.add("less than 0", line=line, value=text, place=name)
-        return None
-    return number
+    most = _MOST_SECONDS if negative else MOST_SERVICE_SECONDS
+    if math.isnan(number) or (negative and math.isinf(number)):
+        right = "not a number of seconds"
+    elif number < 0 and not negative:
+        right = "less than 0"
+    elif abs(number) > most:
+        right = f"more than {most:,.0f} seconds; are these milliseconds?"
+    else:
+        return number
+    found.add(right, line=line, value=text, place=name)
+    return None
 
 
 def _tokens(text: str, name: str, line: int, found: _Found) -> int:
@@ -244,30 +311,52 @@ def _read_npz(path: Path, found: _Found) -> Trace:
     try:
         # np.load leaves a file open that it opened itself and cannot read
         with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                # a pickle, say: np.load would offer to run it
+                needed = ", ".join(_NPZ_KEYS)
+                found.refuse(f"cannot be read as .npz: no archive of arrays {needed}")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
-            if not hasattr(archive, "files"):
-                found.refuse(f"no archive of arrays; needed are {', '.join(_NPZ_KEYS)}")
-            missing = [key for key in _NPZ_KEYS if key not in archive.files]
-            for key in missing:
-                names = ", ".join(archive.files) or "nothing"
-                found.add(f"the array is missing; the file has {names}", place=key)
-            found.check()
+            _check_archive(archive, found)
             arrays = [archive[key] for key in _NPZ_KEYS]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         found.refuse(f"cannot be read as .npz: {error}")
+    except (NotImplementedError, RuntimeError) as error:  # its packing, a password
+        found.refuse(f"cannot be read as .npz: {error}")
+    except MemoryError:
+        found.refuse("cannot be read as .npz: an array is larger than the memory")
     _check_arrays(arrays, found)
     gaps, inputs, outputs = arrays
     seconds = np.cumsum(gaps.astype(np.float64)) / 1000.0
-    return Trace(
+    trace = Trace(
         path.stem,
         array("d", (seconds - seconds[0]).tobytes()),
         array("q", inputs.astype(np.int64).tobytes()),
         array("q", outputs.astype(np.int64).tobytes()),
     )
+    return _checked(trace, found)
+
+
+def _check_archive(archive: Any, found: _Found) -> None:
+    """Say which arrays are missing, and which would be too large, unpacked."""
+    for key in _NPZ_KEYS:
+        if key not in archive.files:
+            names = ", ".join(archive.files) or "nothing"
+            found.add(f"the array is missing; the file has {names}", place=key)
+    for member in archive.zip.infolist():
+        key = member.filename.removesuffix(".npy")
+        if key in _NPZ_KEYS and member.file_size > _NPZ_BYTES:
+            size = f"{member.file_size:,} bytes unpacked"
+            found.add(f"{size} are more than {MOST_CALLS:,} calls", place=key)
+    found.check()
 
 
 def _check_arrays(arrays: Sequence[np.ndarray[Any, Any]], found: _Found) -> None:
     """Say what cannot be a trace; entries count from 0."""
+    for key, one in zip(_NPZ_KEYS, arrays, strict=True):
+        if not hasattr(one, "shape"):  # a member that is no array is given as bytes
+            found.add("one row of numbers is right; this is no array", place=key)
+    found.check()
     sizes = [one.shape for one in arrays]
     for key, one in zip(_NPZ_KEYS, arrays, strict=True):
         if one.ndim != 1 or one.dtype.kind not in "iuf":
@@ -290,13 +379,19 @@ def _check_arrays(arrays: Sequence[np.ndarray[Any, Any]], found: _Found) -> None
 def _check_entries(key: str, one: np.ndarray[Any, Any], found: _Found) -> None:
     import numpy as np
 
+    told = one
+    one = one.astype(np.float64)  # limits do not fit into every type of number
     finite = np.isfinite(one)
     bad = ~finite | (one < 0) | (one > _MOST_TOKENS)
     if key == "dt_ms":
         bad[0] = not finite[0]  # the first is the distance to any origin
+        kind = "number"
+    else:
+        bad |= finite & (one != np.floor(one))
+        kind = "whole number"
     for index in np.flatnonzero(bad):
-        value, order = one[index].item(), ""
+        value, order = told[index].item(), ""
         if key == "dt_ms" and finite[index] and value < 0:
             order = "out of order: "
-        right = f"{order}a number from 0 to {_MOST_TOKENS:,} is right"
+        right = f"{order}a {kind} from 0 to {_MOST_TOKENS:,} is right"
         found.add(right, value=value, place=f"{key}[{index}]")

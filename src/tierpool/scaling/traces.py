@@ -10,10 +10,24 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["MOST_CALLS", "OUTPUT_TOKENS_PER_SECOND", "Trace", "gaps", "service_seconds"]
+__all__ = [
+    "MOST_CALLS",
+    "MOST_SERVICE_SECONDS",
+    "MOST_SPAN_SECONDS",
+    "OUTPUT_TOKENS_PER_SECOND",
+    "Trace",
+    "gaps",
+    "service_seconds",
+]
 
 MOST_CALLS = 5_000_000
 """Calls of one trace at most: more would not be replayed in seconds."""
+
+MOST_SPAN_SECONDS = 100 * 86_400.0
+"""From the first call of a trace to the last."""
+
+MOST_SERVICE_SECONDS = 86_400.0
+"""Longest that a call may take an instance: a day."""
 
 OUTPUT_TOKENS_PER_SECOND = 50.0
 """What a call is taken to write where nobody measured; see `service_seconds`."""

@@ -38,3 +38,14 @@ agents:
   lint: {type: command, run: [ruff, check], tier: "on", pass_env: [OTHER_KEY, LINT_KEY]}
   gate: {type: python, call: "acme.gates:sanity"}
 """
+
+MANY = (
+    "version: 1\nfleet: 9-lives\ntiers:\n"
+    + "".join(
+        f"  Tier_{number}: {{model: openai:gpt-5-nano, fallback: [{{model: openai:gpt-5}}], "
+        f"pool: {{max_instances: {number + 1}}}}}\n"
+        for number in range(32)
+    )
+    + "agents:\n  writer: {prompt: prompts/writer.md}\n"
+)
+"""As many tiers as a fleet may have, and a name that begins with a digit."""

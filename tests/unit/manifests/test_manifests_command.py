@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.unit.manifests.fleets import SMALL
 
+from tierpool import __version__
 from tierpool.cli.main import main
 
 ROOT = Path(__file__).parents[3]
@@ -113,6 +114,58 @@ def test_folders_that_cannot_be_written_are_named(
 
     assert 2 == status
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_folder_in_the_place_of_a_file_is_refused_before_anything_is_written(
+    fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So is a link that leads nowhere."""
+    base = tmp_path / "k8s" / "base"
+    (base / "flows.yaml").mkdir(parents=True)
+    (base / "control.yaml").symlink_to(tmp_path / "nowhere")
+
+    status = _run(fleet, tmp_path / "k8s", "--json")
+
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert 2 == status
+    assert {str(base / "flows.yaml"), str(base / "control.yaml")} == {
+        problem["file"] for problem in problems
+    }
+    assert {"flows.yaml", "control.yaml"} == {path.name for path in base.iterdir()}
+
+
+@pytest.mark.parametrize("more", [(), ("--check",)])
+def test_name_of_a_folder_that_cannot_be_is_no_traceback(
+    fleet: Path,
+    tmp_path: Path,
+    more: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing is there, and nothing can be written."""
+    status = _run(fleet, tmp_path / ("x" * 300), *more)
+
+    said = capsys.readouterr()
+    assert (1 if more else 2) == status
+    assert ("missing" in said.out) if more else ("File name too long" in said.err)
+
+
+def test_default_image_follows_the_version(fleet: Path, tmp_path: Path) -> None:
+    """Pods of an installed tierpool run the same one."""
+    _run(fleet, tmp_path / "k8s")
+
+    text = (tmp_path / "k8s" / "base" / "pool-nano.yaml").read_text()
+    assert f'image: "tierpool:{__version__}"' in text
+
+
+def test_places_of_problems_are_not_taken_for_pictures(
+    fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line 100 of a file stays `:100:`."""
+    fleet.write_text(SMALL + "\n" * (99 - SMALL.count("\n")) + "wrong: 1\n")
+
+    assert 2 == _run(fleet, tmp_path / "k8s")
+
+    assert "agents.yaml:100:1: error" in capsys.readouterr().err
 
 
 def test_problems_end_with_status_2_and_nothing_written(

@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from tests.unit.manifests.cluster import Object, of_kind, resolved
-from tests.unit.manifests.fleets import WIDE, Make
+from tests.unit.manifests.fleets import MANY, WIDE, Make
 
 from tierpool.config import load_fleet
 
@@ -87,6 +87,16 @@ def test_keda_knows_every_field(files: Mapping[str, str], overlay: str) -> None:
     specs = _specs(files, overlay)
 
     assert {"acme-fast-1": [], "acme-on": []} == {
+        n: faults(s) for n, s in specs.items()
+    }
+
+
+@pytest.mark.parametrize("overlay", ["keda", "keda-temporal"])
+def test_keda_knows_every_field_of_a_large_fleet(make: Make, overlay: str) -> None:
+    """32 pools with a fallback each."""
+    specs = _specs(make(MANY).files, overlay)
+
+    assert {f"fleet-9-lives-tier-{n}": [] for n in range(32)} == {
         n: faults(s) for n, s in specs.items()
     }
 

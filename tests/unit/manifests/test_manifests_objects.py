@@ -26,7 +26,7 @@ from tests.unit.manifests.cluster import (
     pod_view,
     resolved,
 )
-from tests.unit.manifests.fleets import SMALL, WIDE, Make
+from tests.unit.manifests.fleets import MANY, SMALL, WIDE, Make
 
 from tierpool import telemetry
 from tierpool.activities.providers.local import BASE_URL_ENV
@@ -66,6 +66,23 @@ def test_objects_fit_the_schemas_of_kubernetes(files: Mapping[str, str]) -> None
             assert _faults(one, version) == "", one["metadata"]["name"]
     kinds = {one["kind"] for one in ours}
     assert {"Deployment", "HorizontalPodAutoscaler", "Role", "ScaledObject"} <= kinds
+
+
+@pytest.mark.parametrize("place", ["overlays/hpa", "overlays/scale"])
+def test_objects_of_a_large_fleet_fit_too(make: Make, place: str) -> None:
+    """With a namespace of the cluster's own choice, and 32 pools."""
+    objects = resolved(make(MANY).files, place)
+    pools = [name for name in of_kind(objects, "Deployment") if "-tier-" in str(name)]
+
+    assert {f"fleet-9-lives-tier-{n}" for n in range(32)} == set(pools)
+    assert [] == dangling(objects, {"fleet-9-lives-keys", "fleet-9-lives-temporal"})
+    # 32 of a kind differ in names and numbers: the first and the last tell
+    ends = {one["kind"]: one for one in reversed(objects)} | {
+        f"last {one['kind']}": one for one in objects
+    }
+    for one in ends.values():
+        if one["kind"] != "ScaledObject":
+            assert "" == _faults(one, VERSIONS[-1]), one["metadata"]["name"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from fractions import Fraction
 from itertools import accumulate
 
 import pytest
@@ -49,21 +50,51 @@ def bursts(every: float, calls: int, count: int) -> tuple[list[float], list[floa
     return sorted(arrivals), [2.0] * (calls * count)
 
 
-@pytest.mark.parametrize(
-    ("slots", "load", "blocked"),
-    [(5, 1.361, 0.01), (10, 4.461, 0.01), (20, 12.03, 0.01), (100, 84.06, 0.01)],
-)
-def test_erlang_c_follows_published_tables(
-    slots: int, load: float, blocked: float
-) -> None:
-    """Erlang-B at 1 % blocking (ITU-D SG 2/16 Teletraffic Handbook), turned into C."""
-    expected = blocked / (1 - load / slots * (1 - blocked))
+def exact_erlang_b(slots: int, load: Fraction) -> Fraction:
+    """Erlang's B by its recursion, in fractions: B(c) = aB(c-1) / (c + aB(c-1))."""
+    blocked = Fraction(1)
+    for number in range(1, slots + 1):
+        blocked = load * blocked / (number + load * blocked)
+    return blocked
 
-    assert pytest.approx(expected, rel=0.005) == erlang_c(slots, load)
+
+@pytest.mark.parametrize(
+    ("slots", "load"),
+    [(5, "1.361"), (10, "4.461"), (15, "8.108"), (20, "12.03"), (100, "84.06")],
+)
+def test_erlang_c_follows_tables_and_the_exact_recursion(slots: int, load: str) -> None:
+    """Loads of which Erlang-B blocks 1 %, as rounded as tables have them; B into C.
+
+    Source of 8.108 for 15: https://erlang.com/calculatormanual, "How much traffic can
+    a trunk group handle", as of 2026-11. The others, and C, are from the recursion,
+    which rounds nothing: 1 / C = u + (1 - u) / B with the share u of slots busy.
+    """
+    blocked, use = exact_erlang_b(slots, Fraction(load)), Fraction(load) / slots
+
+    assert pytest.approx(0.01, rel=0.001) == float(blocked)
+    expected = 1 / (use + (1 - use) / blocked)
+    assert pytest.approx(float(expected), rel=1e-9) == erlang_c(slots, float(load))
+
+
+@given(
+    slots=st.integers(1, 60), share=st.fractions("0.01", "0.99", max_denominator=100)
+)
+def test_erlang_c_is_the_exact_recursion(slots: int, share: Fraction) -> None:
+    """For any load below the slots."""
+    load = slots * share
+    blocked = exact_erlang_b(slots, load)
+
+    expected = 1 / (share + (1 - share) / blocked)
+
+    assert pytest.approx(float(expected), rel=1e-9) == erlang_c(slots, float(load))
 
 
 def test_erlang_c_has_its_closed_forms() -> None:
-    """M/M/1, M/M/2 with half its slots busy, and 4/9 for three slots under two."""
+    """M/M/1, M/M/2 with half its slots busy, and 4/9 for three slots under two.
+
+    C is load for one slot, and 2u² / (1 + u) for two with the share u of them busy;
+    for three under two: (2³/3!)·3 / (1 + 2 + 2²/2 + (2³/3!)·3) = 4/9.
+    """
     assert pytest.approx(0.7) == erlang_c(1, 0.7)
     assert pytest.approx(2 * 0.25 / 1.5) == erlang_c(2, 1.0)
     assert pytest.approx(4 / 9) == erlang_c(3, 2.0)

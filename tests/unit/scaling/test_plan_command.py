@@ -137,7 +137,8 @@ def test_few_samples_are_refused(
         ("--rate 3 --trace poisson:3", "not allowed with argument"),
         ("--since soon", "'soon' is no time"),
         ("--workers 0", "'0' must be a whole number from 1 to 1000"),
-        ("--wait-target 0", "'0' must be a number above 0"),
+        ("--wait-target 0", "'0' must be a number from 0.001 to 86400"),
+        ("--tier nano --trace recorded:2h", "is planned with --since 2h"),
     ],
 )
 def test_bad_usage_is_told(
@@ -149,6 +150,29 @@ def test_bad_usage_is_told(
     assert 2 == status
     told = " ".join(capsys.readouterr().err.split())
     assert said in told
+
+
+@pytest.mark.parametrize("spec", ["poisson:3", "bursts:1,times=6,every=5m,length=30s"])
+def test_simulate_agrees_with_the_plan(
+    fleet: Path, spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same trace through a pool of as many instances as slots were planned."""
+    common = ["--file", str(fleet), "--trace", f"{spec},duration=30m", "--json"]
+    assert 0 == main(["plan", *common, "--tier", "nano", "--wait-target", "2"])
+    (tier,) = json.loads(capsys.readouterr().out)["tiers"]
+    size = f"{tier['slots']}..{tier['slots']}"
+
+    args = ["--tier", "nano", "--policy", "fixed", "--instances", size, "--step", "1"]
+    assert 0 == main(["simulate", *common, *args])
+
+    (pool,) = json.loads(capsys.readouterr().out)["pools"]
+    (policy,) = pool["policies"]
+    assert tier["possible"]
+    assert policy["wait_p95_seconds"] <= 2.0
+    assert (
+        pytest.approx(tier["p95_wait_seconds"], abs=1e-6)
+        == (policy["wait_p95_seconds"])
+    )
 
 
 def test_recorded_tiers_are_planned_or_refused_each(fleet: Path) -> None:

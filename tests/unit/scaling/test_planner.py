@@ -8,9 +8,10 @@ from decimal import Decimal
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tierpool.blueprint import PoolSpec, Scaling
 from tierpool.errors import UsageError
 from tierpool.scaling.bounds import Elsewhere
 from tierpool.scaling.capacity import erlang_c_slots
@@ -23,8 +24,11 @@ from tierpool.scaling.demand import (
     with_items,
 )
 from tierpool.scaling.planner import pattern_for, plan
+from tierpool.scaling.policies.fixed import Fixed
 from tierpool.scaling.policy import Constraint, Limits
 from tierpool.scaling.replay import p95, replay
+from tierpool.scaling.simulator import Setup, Workload, simulate
+from tierpool.scaling.synthetic import synthetic_trace
 
 WIDE = Limits(max_instances=1000)
 STEADY = demand_of_rate(5.0, 4.0, tokens_per_call=1000, usd_per_call=Decimal("0.002"))
@@ -52,8 +56,69 @@ def test_few_calls_are_refused() -> None:
 def test_calls_of_a_short_time_are_refused() -> None:
     """However many they are."""
     arrivals = [n / 10 for n in range(5000)]
-    with pytest.raises(TooFewCalls, match=r"5,000 calls within 500 s .* 600 s"):
+    with pytest.raises(TooFewCalls, match=r"5,000 calls within 500 s: .* 600 s"):
         demand_of_calls("test", arrivals, [1.0] * 5000, [1] * 5000, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "took"),
+    [
+        ([float(n) for n in range(700)], 0.0),
+        ([0.0] * 300 + [700.0] * 300, 1.0),
+    ],
+)
+def test_calls_that_show_no_load_are_refused(
+    arrivals: list[float], took: float
+) -> None:
+    """Durations of 0, and calls at the two ends of a record only."""
+    count = len(arrivals)
+    with pytest.raises(TooFewCalls, match=r"test: no window .*--rate"):
+        demand_of_calls("test", arrivals, [took] * count, [1] * count, 5.0)
+
+
+def test_a_call_that_takes_no_time_is_planned_with_the_others() -> None:
+    """Also as the last one."""
+    arrivals = [float(n) for n in range(700)]
+    services = [float(n % 3) for n in range(699)] + [0.0]
+    demand = demand_of_calls("test", arrivals, services, [1] * 700, 5.0)
+
+    assert 1 <= plan("standard", demand, WIDE).slots <= 3
+
+
+def test_demand_of_thousands_of_slots_is_planned() -> None:
+    """Its limits are far away, as they are for a small pool."""
+    found = plan("standard", demand_of_rate(500.0, 10.0), Limits(max_instances=10_000))
+
+    assert 5000 < found.slots < 5100
+    assert pytest.approx(2.0, rel=0.02) == found.bounds[0].bites_at
+
+
+def test_more_slots_than_are_planned_is_told_with_the_load() -> None:
+    with pytest.raises(
+        UsageError, match=r"1,000,000 calls under way .* need more than"
+    ):
+        plan("standard", demand_of_rate(1e5, 10.0), WIDE)
+
+
+@pytest.mark.parametrize(
+    ("rate", "workers"), [(5.0, 1000), (20_000.0, None), (20_000.0, 1), (0.01, 1000)]
+)
+def test_lines_are_what_the_file_takes(rate: float, workers: int | None) -> None:
+    """Workers and instances within its limits; no worker without an instance."""
+    found = plan("standard", demand_of_rate(rate, 4.0), WIDE, workers=workers)
+    lines = found.lines
+
+    PoolSpec(
+        min_instances=lines.min_instances,
+        max_instances=lines.max_instances,
+        scaling=Scaling(
+            min_workers=lines.min_workers,
+            max_workers=lines.max_workers,
+            wait_target_secs=lines.wait_target_secs,
+        ),
+    )
+    assert found.slots <= lines.max_instances * lines.max_workers
+    assert lines.max_workers <= max(2, found.slots)
 
 
 def test_enough_calls_are_planned() -> None:
@@ -78,6 +143,39 @@ def test_replayed_wait_is_within_the_target() -> None:
     assert found.slots_replayed is not None
     assert found.slots_replayed <= found.slots
     assert pytest.approx(demand.load / found.slots) == found.utilisation
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from(
+        ["poisson:{}", "bursts:{},times=8,every=5m,length=20s", "diurnal:{},period=30m"]
+    ),
+    rate=st.floats(0.5, 4.0),
+    seconds=st.floats(0.2, 30.0),
+    target=st.floats(0.5, 30.0),
+    seed=st.integers(0, 2**20),
+)
+def test_planned_slots_keep_the_target_in_the_simulator(
+    kind: str, rate: float, seconds: float, target: float, seed: int
+) -> None:
+    """The simulator's fixed policy waits as long as the plan says, within the target."""
+    trace = synthetic_trace(kind.format(f"{rate:.3f}") + ",duration=20m", seed=seed)
+    dice = random.Random(seed)
+    services = [dice.expovariate(1 / seconds) for _ in trace.seconds]
+    tokens = [1] * len(trace)
+    demand = demand_of_calls("test", trace.seconds, services, tokens, target)
+    found = plan("nano", demand, replace(WIDE, wait_target_seconds=target))
+    size = replace(WIDE, min_instances=found.slots, max_instances=found.slots)
+
+    done = simulate(
+        Workload(trace.seconds, services, tokens),
+        Fixed(),
+        Setup(limits=size, start_instances=found.slots),
+    )
+
+    assert found.possible
+    assert done.p95 <= target
+    assert pytest.approx(done.p95, abs=1e-6) == found.p95_wait_seconds
 
 
 def test_given_rate_is_planned_by_erlang_c() -> None:

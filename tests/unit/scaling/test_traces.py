@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import statistics
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,12 @@ from hypothesis import strategies as st
 from tierpool.errors import ConfigError, UsageError
 from tierpool.scaling.recorded import RecordedCall, trace_of_calls
 from tierpool.scaling.synthetic import synthetic_trace
-from tierpool.scaling.trace_files import SHOWN_PROBLEMS, read_trace, write_trace
+from tierpool.scaling.trace_files import (
+    SHOWN_PROBLEMS,
+    read_trace,
+    trace_of_text,
+    write_trace,
+)
 from tierpool.scaling.traces import Trace, gaps, service_seconds
 
 HEADER = "seconds,input_tokens,output_tokens\n"
@@ -117,6 +124,11 @@ def test_what_is_written_is_read_again(
             ":3: error: seconds: out of order: the call before",
         ),
         (f"{HEADER}1,1\n", ":2: error: 2 fields; 3 are right"),
+        (f"{HEADER};".replace(",", ";"), "separated by commas, not by semicolons"),
+        ("1,2,3\n4,5,6\n", "there is a call where the header should be (got '1,2,3')"),
+        (f"{HEADER}1700000000000,1,1\n", "seconds; are these milliseconds?"),
+        (f"{HEADER}0,1,1\n8640001,1,1\n", ": 100.0 days from the first call"),
+        (f"{MEASURED}1,1,1,1e10\n", "duration_seconds: more than 86,400 seconds"),
         (f"{MEASURED}1,1,1,-2\n", "duration_seconds: less than 0"),
         (f"{MEASURED}1,1,1,\n", "duration_seconds: not a number of seconds (got '')"),
     ],
@@ -186,7 +198,13 @@ def test_npz_gives_distances_in_milliseconds(tmp_path: Path) -> None:
             {"dt_ms": [0, np.nan], "inp": [1, 1], "out": [1, 1]},
             "dt_ms[1]: a number from",
         ),
-        ({"dt_ms": [0, 1], "inp": [1, -1], "out": [1, 1]}, "inp[1]: a number from 0"),
+        (
+            {"dt_ms": [0, 1], "inp": [1, -1], "out": [1, 1]},
+            "inp[1]: a whole number from 0",
+        ),
+        ({"dt_ms": [0, 1], "inp": [1, 1], "out": [1, 1.5]}, "out[1]: a whole number"),
+        ({"dt_ms": [0, 2**63 - 1], "inp": [1, 1], "out": [1, 1]}, "dt_ms[1]: a number"),
+        ({"dt_ms": [0.0] + [1e9] * 9, "inp": [1] * 10, "out": [1] * 10}, "104.2 days"),
         ({"dt_ms": [[0]], "inp": [1], "out": [1]}, "one row of numbers is right"),
         ({"dt_ms": ["a"], "inp": [1], "out": [1]}, "one row of numbers is right"),
     ],
@@ -206,6 +224,62 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
 
     assert "cannot be read as .npz" in garbage
     assert "cannot be read as .npz" in pickled
+
+
+@pytest.mark.parametrize("suffix", [".npy", ""])
+def test_archive_of_something_else_is_refused(tmp_path: Path, suffix: str) -> None:
+    """Its members have the right names and are no arrays."""
+    path = tmp_path / "calls.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for key in ("dt_ms", "inp", "out"):
+            archive.writestr(key + suffix, b"hello")
+
+    assert all("this is no array" in problem for problem in problems(path))
+
+
+def test_pickled_objects_are_not_run(tmp_path: Path) -> None:
+    """Neither as an array of an archive nor as a file of their own."""
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    (tmp_path / "alone.npz").write_bytes(pickle.dumps(Evil()))
+    evil = np.array([Evil()], dtype=object)
+    np.savez(tmp_path / "one.npz", dt_ms=[1], inp=[1], out=evil)
+
+    assert "cannot be read as .npz" in problems(tmp_path / "alone.npz")[0]
+    assert "cannot be read as .npz" in problems(tmp_path / "one.npz")[0]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_archive_that_swells_is_not_unpacked(tmp_path: Path) -> None:
+    """Its sizes are told before anything is read."""
+    path = tmp_path / "calls.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key in ("inp", "out"):
+            archive.writestr(f"{key}.npy", b"")
+        archive.writestr("dt_ms.npy", bytes(90_000_000))
+
+    (told,) = problems(path)
+
+    assert "dt_ms: 90,000,000 bytes unpacked are more than 5,000,000 calls" in told
+
+
+def test_names_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    (folder,) = problems(tmp_path)
+    (long,) = problems(tmp_path / ("x" * 300 + ".csv"))
+
+    assert "a folder; a trace is a .csv or an .npz file" in folder
+    assert "cannot be read: File name too long" in long
+
+
+def test_name_that_looks_like_a_spec_is_a_file_by_its_ending(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        trace_of_text("poisson:2.csv")
+    with pytest.raises(UsageError, match=r"unknown kind 'http' \(known: poisson:RATE"):
+        trace_of_text("http://127.0.0.1/calls")
+    assert 2 < len(trace_of_text("poisson:2,duration=10s"))
 
 
 def test_gaps_are_told_and_kept() -> None:
@@ -304,6 +378,8 @@ def test_a_day_has_its_peak_at_noon() -> None:
         ("poisson:9999,duration=30d", "at most 5,000,000 are replayed"),
         ("poisson:0.001,duration=1s", "has no call"),
         ("poisson:x,output=-1,cv=y", "cv is 'y'"),
+        ("poisson:1,seed=1.5", "seed is '1.5'; right is a whole number from 0"),
+        ("poisson:1,cv=1,cv=2", "cv is there twice"),
     ],
 )
 def test_wrong_specs_are_refused(spec: str, said: str) -> None:

@@ -18,7 +18,7 @@ from tierpool.errors import UsageError
 from tierpool.scaling.policy import Decision, Observation, Policy
 from tierpool.scaling.simulator.meters import Ends
 from tierpool.scaling.simulator.outcome import Moment, Outcome
-from tierpool.scaling.simulator.workload import Setup, Workload
+from tierpool.scaling.simulator.workload import MOST_DECISIONS, Setup, Workload
 
 __all__ = ["simulate"]
 
@@ -109,8 +109,10 @@ def simulate(workload: Workload, policy: Policy[S], setup: Setup) -> Outcome:
     """Serve all calls with a pool whose size a policy decides on.
 
     Raises:
-        UsageError: The policy leaves calls waiting for ever.
+        UsageError: The policy leaves calls waiting for ever, or the calls come for
+            longer than MOST_DECISIONS.
     """
+    _check_length(workload, setup)
     pool, dice = _Pool(workload, setup), random.Random(setup.seed)
     limits = replace(setup.limits, lead_seconds=setup.lead_seconds)
     state, changes, idle = policy.start(), 0, 0
@@ -129,12 +131,8 @@ def simulate(workload: Workload, policy: Policy[S], setup: Setup) -> Outcome:
         changes += decision.instances != len(pool.free)
         pool.resize(max(0, decision.instances))
         idle = 0 if len(pool.starts) > before or pool.now < last else idle + 1
-        if idle > _STALLED:
-            left = count - len(pool.starts)
-            raise UsageError(
-                f"policy {policy.name!r} leaves {left} of {count} calls waiting with "
-                f"{decision.instances} instances: raise min_instances"
-            )
+        if idle > _STALLED or decisions >= MOST_DECISIONS:
+            raise UsageError(_left_over(policy.name, pool, decision.instances))
     pool.finish(pool.starts[-1])
     waits = [s - a for s, a in zip(pool.starts, workload.arrivals, strict=True)]
     return Outcome(
@@ -148,6 +146,28 @@ def simulate(workload: Workload, policy: Policy[S], setup: Setup) -> Outcome:
         killed=0,
         timeline=timeline,
         bound=Counter(moment.decision.constraint for moment in timeline),
+    )
+
+
+def _check_length(workload: Workload, setup: Setup) -> None:
+    span = workload.arrivals[-1] - workload.arrivals[0]
+    if span / setup.decide_every >= MOST_DECISIONS:
+        least = span / MOST_DECISIONS
+        raise UsageError(
+            f"calls come for {span / 86_400:,.1f} days: a decision every "
+            f"{setup.decide_every:g} s makes more than {MOST_DECISIONS:,}; decide every "
+            f"{least + 0.05:.1f} s at least, or take a part of the trace"
+        )
+
+
+def _left_over(policy: str, pool: _Pool, instances: int) -> str:
+    """Say which calls would still wait, and after how long."""
+    count = len(pool.arrivals)
+    days = (pool.now - pool.arrivals[-1]) / 86_400
+    return (
+        f"policy {policy!r} leaves {count - len(pool.starts)} of {count} calls waiting "
+        f"{days:,.1f} days after the last one came, with {instances} instances: raise "
+        "min_instances"
     )
 
 

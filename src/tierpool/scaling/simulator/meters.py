@@ -16,8 +16,9 @@ class Ends:
     def __init__(self, begin: float, tokens: Sequence[int], rates_over: float) -> None:
         self._begin, self._tokens = begin, tokens
         self._rates = max(1, round(rates_over))
-        self._bins: list[list[float]] = []
-        """Count, seconds and tokens."""
+        self._kept = max(self._rates, ROLLING_SECONDS)
+        self._bins: dict[int, list[float]] = {}
+        """Count, seconds and tokens; seconds without any, or long past, have no bin."""
         self._passed = 0
         self._count = self._seconds = self._size = 0.0
         self._recent = 0.0
@@ -25,10 +26,9 @@ class Ends:
     def add(self, index: int, end: float, seconds: float) -> None:
         """Note when a call will end."""
         place = int(end - self._begin)
-        bins = self._bins
-        while place >= len(bins):
-            bins.append([0.0, 0.0, 0.0])
-        one = bins[place]
+        one = self._bins.get(place)
+        if one is None:
+            one = self._bins[place] = [0.0, 0.0, 0.0]
         one[0] += 1
         one[1] += seconds
         one[2] += self._tokens[index]
@@ -38,24 +38,21 @@ class Ends:
 
         Then number, seconds and tokens of those within the rolling time.
         """
-        passed = int(now - self._begin)
-        for place in range(self._passed, passed):
-            self._shift(self._at(place), 1)
-            self._shift(self._at(place - ROLLING_SECONDS), -1)
-            self._recent += self._at(place)[0] - self._at(place - self._rates)[0]
+        passed, bins = int(now - self._begin), self._bins
+        for place in range(self._passed, passed if bins else self._passed):
+            if (one := bins.get(place)) is not None:
+                self._shift(one, 1)
+                self._recent += one[0]
+            if (one := bins.get(place - ROLLING_SECONDS)) is not None:
+                self._shift(one, -1)
+            if (one := bins.get(place - self._rates)) is not None:
+                self._recent -= one[0]
+            bins.pop(place - self._kept, None)
         self._passed = passed
         return self._recent, self._count, self._seconds, self._size
 
-    def _at(self, place: int) -> Sequence[float]:
-        """Return a bin, or an empty one."""
-        return self._bins[place] if 0 <= place < len(self._bins) else _EMPTY
-
     def _shift(self, one: Sequence[float], sign: int) -> None:
         """Add or take away a bin."""
-        if one[0]:
-            self._count += sign * one[0]
-            self._seconds += sign * one[1]
-            self._size += sign * one[2]
-
-
-_EMPTY: Sequence[float] = (0.0, 0.0, 0.0)
+        self._count += sign * one[0]
+        self._seconds += sign * one[1]
+        self._size += sign * one[2]
