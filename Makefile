@@ -32,7 +32,8 @@ test: $(VENV)/.test ## Run every test, with real servers
 	@$(BIN)/ruff check && $(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
 	@PYTHONPATH=src $(BIN)/lint-imports --no-cache > .lint-imports.log 2>&1 || (cat .lint-imports.log; exit 1)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# three: tests of a server mostly wait; in order: those come first, quick ones fill the end
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test ## Quick checks: lint, types, layers, unit tests
 	@$(BIN)/ruff check && $(BIN)/ruff format --check --quiet

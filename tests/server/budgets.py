@@ -63,6 +63,7 @@ async def until_it_shows(handle: WorkflowHandle[Any, Any], text: str) -> None:
     async with asyncio.timeout(20):
         while text not in details:
             details = str(await handle.query("__temporal_workflow_metadata"))
+            await asyncio.sleep(0.05)
 
 
 def billed(fleet: Running, usage: Usage) -> Decimal:

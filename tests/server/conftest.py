@@ -1,7 +1,6 @@
 """A real Temporal server, a scripted provider over real HTTP, a fleet's workers."""
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +22,8 @@ from tierpool.fleet import LoadedFleet
 from tierpool.pools.instances import Pool
 from tierpool.testing import ScriptedProvider, dev_server, time_skipping_server
 from tierpool.worker import Served, run_workers
+
+from .commands import Commands, Ran, commands
 
 FLEET = """
 version: 1
@@ -175,31 +176,39 @@ async def working(
         await task
 
 
-@dataclass
-class Ran:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> object:
-        (line,) = self.out.splitlines()
-        return json.loads(line)
+@pytest.fixture
+def soon_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the claims look and show more often; the time of grace stays."""
+    monkeypatch.setattr("tierpool.workflows.claims._LOOK", 0.5)
+    monkeypatch.setattr("tierpool.workflows.claims._HEARD", 1.0)
+    monkeypatch.setattr("tierpool.workflows.claims._SHOWN_AGAIN", 0.5)
 
 
 Command = Callable[..., Awaitable[Ran]]
 
 
+@pytest.fixture(scope="session")
+async def forking() -> AsyncIterator[Commands]:
+    async with commands() as made:
+        yield made
+
+
 @pytest.fixture
-async def tierpool(server: WorkflowEnvironment, tmp_path: Path) -> Command:
+async def tierpool(
+    server: WorkflowEnvironment, tmp_path: Path, forking: Commands
+) -> Command:
     """Run the command in the fleet's folder, against the test's server."""
     address = server.client.service_client.config.target_host
 
-    async def run(*args: str, stdin: str = "", **env: str) -> Ran:
+    async def run(*args: str, stdin: str = "", fresh: bool = False, **env: str) -> Ran:
+        """Run it; `fresh`: with an interpreter of its own."""
+        env = {**os.environ, "TEMPORAL_ADDRESS": address, **env}
+        if not fresh:
+            return await forking.run(args, tmp_path, env, stdin)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tierpool", *args,
             cwd=tmp_path,
-            env={**os.environ, "TEMPORAL_ADDRESS": address, **env},
+            env=env,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

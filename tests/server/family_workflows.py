@@ -122,9 +122,9 @@ class Doubled:
     @workflow.run
     async def run(self) -> str:
         with child_budget("0.0054"):
-            child = await workflow.start_child_workflow(Leaf.run, 9, id=_name("leaf"))
+            child = await workflow.start_child_workflow(Leaf.run, 4, id=_name("leaf"))
             try:
-                await workflow.start_child_workflow(Leaf.run, 9, id=_name("leaf"))
+                await workflow.start_child_workflow(Leaf.run, 4, id=_name("leaf"))
             except WorkflowAlreadyStartedError:
                 return str((await child).count("fine"))
         return "started twice"
@@ -233,7 +233,9 @@ class Parent:
     async def run(self, kind: str, number: int) -> str:
         try:
             return str(
-                await workflow.execute_child_workflow(kind, number, id=_name("c"))
+                await workflow.execute_child_workflow(
+                    kind, number, id=_name("c"), task_timeout=timedelta(seconds=2)
+                )
             )
         except ChildWorkflowError as error:
             return str(error)

@@ -29,7 +29,15 @@ from tierpool.worker import Served
 
 from .budget_workflows import GreedyWorkflow
 from .budgets import costs_of, started, until_it_shows
-from .claims import BASE, claims_of, entity, held, until_claims, waits, worked
+from .claims import (
+    BASE,
+    claims_of,
+    entity,
+    held,
+    until_claims,
+    waits,
+    worked,
+)
 from .conftest import REVIEW, Running, Start, working
 
 
@@ -108,6 +116,7 @@ async def test_line_goes_by_priority_then_arrival(running: Start) -> None:
     assert ["first", "1 2", "1 4", "3 1", "3 3", "5 0"] == order
 
 
+@pytest.mark.usefixtures("soon_looked_after")
 async def test_wait_is_shown_and_named(running: Start) -> None:
     """Details, the claims query and history say who waits for what."""
     fleet = await running(worked("max_instances: 1"), base=BASE)
@@ -213,6 +222,7 @@ async def test_failed_attempt_gives_its_claim_back_while_it_waits(
     await until_claims(fleet, held(0))
 
 
+@pytest.mark.usefixtures("soon_looked_after")
 async def test_terminated_holder_is_found_and_its_call_is_dead_before(
     running: Start,
 ) -> None:
@@ -234,6 +244,7 @@ async def test_terminated_holder_is_found_and_its_call_is_dead_before(
     await until_claims(fleet, held(0))
 
 
+@pytest.mark.usefixtures("soon_looked_after")
 async def test_reused_item_id_is_another_holder(running: Start) -> None:
     """A new execution with the ID of a terminated holder waits for its call's end."""
     yaml = worked("max_instances: 1").replace("worker", "reviewer")
@@ -254,6 +265,7 @@ async def test_reused_item_id_is_another_holder(running: Start) -> None:
     assert 1 == fleet.provider.accounting.peak_in_flight
 
 
+@pytest.mark.usefixtures("soon_looked_after")
 async def test_reset_holder_asks_anew(running: Start) -> None:
     """The run that a reset makes gets a claim of its own, after the dead call."""
     fleet = await running(worked("max_instances: 1"), base=BASE)

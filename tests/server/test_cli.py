@@ -160,7 +160,7 @@ async def test_init_writes_a_fleet_that_checks(
     tierpool: Command, tmp_path: Path
 ) -> None:
     """What `init` writes is valid, and it overwrites nothing."""
-    made = await tierpool("init", "new", "--provider", "openai")
+    made = await tierpool("init", "new", "--provider", "openai", fresh=True)
     checked = await tierpool("check", "new/agents.yaml", "--json")
     again = await tierpool("init", "new")
 

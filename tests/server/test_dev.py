@@ -50,9 +50,12 @@ async def dev(
     )  # fmt: skip
     assert process.stdout is not None
     try:
-        yield json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
+        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
+        assert ready.get("ready"), ready
+        yield ready
     finally:
-        process.send_signal(end)
+        if process.returncode is None:
+            process.send_signal(end)
         await process.wait()
     if end is signal.SIGTERM:
         assert 0 == process.returncode

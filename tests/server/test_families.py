@@ -47,7 +47,7 @@ async def test_child_draws_from_its_parent_however_it_comes_to_its_first_call(
     fleet.provider.default(Reply("fine", usage=DEAR))
 
     async with started(
-        fleet, Root.run, f"{2 * WORST}", kind, 5, workflows=WORKFLOWS
+        fleet, Root.run, f"{2 * WORST}", kind, 3, workflows=WORKFLOWS
     ) as handle:
         replies = await handle.result()
         costs = await costs_of(handle)

@@ -70,8 +70,8 @@ def begun(fleet: Running) -> list[float]:
 
 @pytest.fixture
 def short_hour(monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setenv("TIERPOOL_LEDGER_HOUR_SECONDS", "5")
-    return 5.0
+    monkeypatch.setenv("TIERPOOL_LEDGER_HOUR_SECONDS", "3")
+    return 3.0
 
 
 async def test_the_hour_is_never_overspent_and_frees_again(
@@ -197,7 +197,7 @@ async def test_alert_is_told_once_for_each_crossing(
     try:
         for _ in range(4):
             await fleet.run("writing")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.2)
         await until(lambda: len(told) == 2)
     finally:
         await runner.cleanup()
@@ -213,8 +213,11 @@ async def test_alert_is_told_once_for_each_crossing(
     assert "secret-hook" not in history.to_json()
 
 
-async def test_totals_of_the_hour_are_what_the_provider_charged(running: Start) -> None:
+async def test_totals_of_the_hour_are_what_the_provider_charged(
+    running: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without any limit, too: the ledger only counts then."""
+    monkeypatch.setattr("tierpool.leases.lease._METER_PERIOD", 1.0)
     fleet = await running(roles(""), served=ALL)
     fleet.provider.default(Reply("well", usage=USAGE))
     results: list[FlowResult] = [await fleet.run("writing") for _ in range(3)]

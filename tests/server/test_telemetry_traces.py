@@ -49,11 +49,11 @@ TOOLS = Served(tools=True)
 
 @asynccontextmanager
 async def traced(
-    server: WorkflowEnvironment, fleet: Running, collector: Collector
+    server: WorkflowEnvironment, fleet: Running, collector: Collector, **more: str
 ) -> AsyncIterator[None]:
     """Run the fleet in two processes that send their traces; ends when all are sent."""
     address = server.client.service_client.config.target_host
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **more}
     async with AsyncExitStack() as stack:
         workers = [
             await stack.enter_async_context(
@@ -245,7 +245,7 @@ async def test_without_the_packages_the_extra_is_named(
     env = {"PYTHONPATH": str(shadow.parent)}
     there = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 
-    ran = await tierpool("worker", "--pool", "only", **env, **there)
+    ran = await tierpool("worker", "--pool", "only", fresh=True, **env, **there)
 
     assert 2 == ran.status
     assert "pip install 'tierpool[otel]'" in ran.err
@@ -260,7 +260,7 @@ async def test_a_collector_that_is_gone_stops_no_worker(
 
     async with Collector() as collector:
         pass
-    async with traced(server, fleet, collector):
+    async with traced(server, fleet, collector, OTEL_EXPORTER_OTLP_TIMEOUT="2"):
         result = await fleet.run("work")
 
     assert "done" == result.state

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 
+import pytest
+
 from tierpool import flow_result
 from tierpool.contracts import FlowCarry, FlowStart, ItemStatus, WorkItem
 from tierpool.contracts.claims import ClaimsState
@@ -98,6 +100,7 @@ async def test_leaving_the_state_gives_the_slot_back(running: Start) -> None:
     await until_claims(fleet, slots(0))
 
 
+@pytest.mark.usefixtures("soon_looked_after")
 async def test_cancelled_and_terminated_items_give_their_slots_back(
     running: Start,
 ) -> None:
