@@ -145,7 +145,10 @@ async def test_workers_that_others_have_started_count(
 async def recorded(fleet: Running, instances: int) -> None:
     """Wait for the record of a decision; who begins to lead records its second one."""
     async with asyncio.timeout(30):
-        while (await state_of(fleet)).decisions[0].instances != instances:  # noqa: ASYNC110
+        while True:
+            made = (await state_of(fleet)).decisions
+            if [instances] == [one.instances for one in made]:
+                return
             await asyncio.sleep(0.1)
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import urllib.request
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -150,19 +149,20 @@ async def test_recycling_loses_nothing(running: Start, supervise: Supervise) -> 
     """Under load processes are replaced after some calls; every call is made once."""
     fleet = await running(REVIEW, base=NANO, served=FLOWS)
     fleet.provider.default(Reply("fine", delay=timedelta(seconds=0.2)))
-    attempts: Counter[int] = Counter()
+    done = 0
 
     async with supervise(
         fleet, "--processes", "1", "--recycle-requests", "5"
     ) as supervised:
         while not supervised.events("process.ended"):
             runs = await asyncio.gather(*(fleet.run("review") for _ in range(4)))
-            attempts.update(run.attempts for run in runs)
+            done += len(runs)
         supervised.signal(signal.SIGTERM)
         status = await supervised.worker.ended()
 
     order = re.findall(r'"event": "process\.(\w+)"', "".join(supervised.worker.output))
-    assert {1: fleet.provider.accounting.calls} == attempts
+    # an attempt may be lost with the poll that got it, but no call is made for it
+    assert done == fleet.provider.accounting.calls
     assert [] == fleet.provider.accounting.aborted
     # the successor is ready before the old one goes
     assert ["started", "ready", "started", "ready", "draining"] == order[:5]
