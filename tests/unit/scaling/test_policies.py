@@ -143,8 +143,7 @@ def test_predictive_serves_a_constant_load_without_flapping(
 
     assert outcome.share_within(5.0) > 0.99
     assert outcome.cost_ratio < 1.7
-    # some 20 an hour with a short lead, where changes are cheap; the KEDA rule: 9 to 12
-    assert outcome.changes_per_day < (500 if lead < 10 else 200)
+    assert outcome.changes_per_day < 300
 
 
 def test_predictive_rises_with_the_backlog_and_falls_late() -> None:
@@ -175,75 +174,6 @@ def test_predictive_takes_a_stale_backlog_for_history_while_instances_are_idle()
 
     assert 10 == idle.instances
     assert full.instances > 10
-
-
-BURST = [
-    # instances, busy, backlog, arrivals per second; as a live run told them
-    (4, 4, 11, 1.2),
-    (8, 4, 35, 2.2),
-    (8, 8, 54, 3.1),
-]
-LIVE = Limits(min_instances=4, max_instances=32, step=4, lead_seconds=5.0)
-
-
-def live_burst(looks: int) -> list[Observation]:
-    """Return two calm minutes and the first looks of a burst, 5 s apart."""
-    calm = replace(QUIET, instances=4, backlog=0, mean_seconds=2.0,
-                   arrivals_per_second=0.8, completions_per_second=0.8)  # fmt: skip
-    row = [replace(calm, at=5.0 * n, busy=(1, 2, 2, 1, 2)[n % 5]) for n in range(24)]
-    for number, (instances, busy, backlog, arrivals) in enumerate(BURST[:looks]):
-        row.append(
-            replace(calm, at=120 + 5.0 * number, instances=instances, busy=busy,
-                    backlog=backlog, arrivals_per_second=arrivals)
-        )  # fmt: skip
-    return row
-
-
-def test_predictive_believes_a_backlog_while_new_instances_report_no_calls_yet() -> (
-    None
-):
-    assert 8 <= last(by_name("predictive"), live_burst(1), LIVE).instances
-    assert 16 <= last(by_name("predictive"), live_burst(2), LIVE).instances
-    assert 24 <= last(by_name("predictive"), live_burst(3), LIVE).instances
-
-
-def test_predictive_sees_a_burst_before_the_mean_of_30_s_does() -> None:
-    """Calls that were added in 5 s must have come, whatever the mean rate says."""
-    figures = last(by_name("predictive"), live_burst(2), LIVE).figures
-
-    assert figures["arrivals_per_second"] > 2.2
-
-
-def test_predictive_takes_one_call_more_for_no_burst() -> None:
-    calm = steady(30)
-    one = replace(QUIET, at=300.0, busy=8)
-
-    figures = last(by_name("predictive"), [*calm, one]).figures
-
-    assert 1.4 == pytest.approx(figures["arrivals_per_second"])
-
-
-def burst_of_ten(seed: int) -> Workload:
-    """Return 0.8 calls a second, 8 for a minute, 0.8 again; each of 2 s."""
-    dice, arrivals = random.Random(seed), []
-    for begin, end, rate in ((0, 120, 0.8), (120, 180, 8.0), (180, 300, 0.8)):
-        at = begin + dice.expovariate(rate)
-        while at < end:
-            arrivals.append(at)
-            at += dice.expovariate(rate)
-    return Workload(arrivals, [2.0] * len(arrivals), [1] * len(arrivals))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_predictive_serves_a_burst_no_worse_than_threshold(seed: int) -> None:
-    setup = Setup(lead_seconds=5.0, decide_every=5.0, limits=LIVE)
-    load = burst_of_ten(seed)
-
-    ours, theirs = (
-        simulate(load, by_name(name), setup) for name in ("predictive", "threshold")
-    )
-
-    assert ours.p95 <= theirs.p95
 
 
 def test_predictive_asks_for_more_at_once_when_calls_take_longer() -> None:

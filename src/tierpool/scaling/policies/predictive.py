@@ -16,9 +16,6 @@ from tierpool.scaling.policy import Decision, Limits, Observation
 
 __all__ = ["Predictive", "PredictiveState"]
 
-_LONG_LEAD = 45.0
-"""Seconds: the lead time of a pod."""
-
 
 @dataclass(frozen=True, slots=True)
 class PredictiveState:
@@ -37,23 +34,26 @@ class Predictive:
 
     A margin is a number of standard deviations of the calls under way. More
     instances are asked for when the low margin is gone, and then up to the full
-    one, so that noise makes few changes.
+    one, so that noise makes few changes. The pool does not shrink below what it
+    usually needs.
     """
 
-    margin: float = 0.52
-    lead_margin: float = 0.12
-    """More of it for a lead time of 45 s, in proportion: it has to last longer."""
-    low_margin: float = 0.3
-    """For a lead time of 45 s, in proportion: with a short one it is soon enough
-    when the margin is gone."""
+    margin: float = 0.45
+    low_margin: float = 0.25
+    usual_margin: float = 0.75
+    """Above the average of the last minutes, for the calls that are new by then."""
     hold_seconds: float = 45.0
     """Down to the highest wish of this time."""
     hold_leads: float = 0.5
     """And of this many lead times: a hasty reduction takes one to be made good."""
+    hold_calls: float = 2.0
+    """And of this many calls' durations: long calls come and go slowly."""
     peaked_seconds: float = 16.0
     """Longer for each unit of peakedness above 1: bursts come back."""
-    pause_seconds: float = 165.0
+    pause_seconds: float = 90.0
     """Between two reductions."""
+    pause_calls: float = 3.0
+    """And this many calls' durations."""
     least_cut: float = 1.25
     """Reductions below this many standard deviations are not worth a change."""
     tuning: Tuning = field(default_factory=Tuning)
@@ -68,25 +68,27 @@ class Predictive:
     ) -> tuple[Decision, PredictiveState]:
         """Decide; nothing changes while backlog, arrivals or busy are unknown."""
         current, lead = seen.instances + seen.starting, limits.lead_seconds
-        found = state.demand.see(seen, lead, self.tuning)
+        wait = limits.wait_target_seconds
+        found = state.demand.see(seen, lead, wait, self.tuning)
         if found is None:
             return _unknown(seen, current), state
         estimate, demand = found
         needed, spread = estimate.expected + estimate.drain, estimate.unit
-        long = min(1.0, lead / _LONG_LEAD)
-        full = self.margin + self.lead_margin * long
-        wanted = needed + full * spread
-        hold = self.hold_seconds + self.hold_leads * lead
-        hold += self.peaked_seconds * max(0.0, estimate.peakedness - 1)
+        usual = estimate.usual + self.usual_margin * estimate.usual_unit
+        wanted = max(needed + self.margin * spread, usual)
+        hold = self._hold(estimate, lead)
         known = state.wishes or ((seen.at, float(current)),)
-        wishes = highest(known, seen.at, _whole(wanted), hold)
+        # a backlog is drained once: what that takes is no wish that lasts
+        lasting = _whole(estimate.expected + self.margin * spread)
+        wishes = highest(known, seen.at, lasting, hold)
         number, reduced_at, held = current, state.reduced_at, ""
-        top = int(wishes[0][1])
-        if _whole(needed + self.low_margin * long * spread) > current:
+        top = max(int(wishes[0][1]), _whole(usual))
+        pause = self.pause_seconds + self.pause_calls * estimate.seconds
+        if _whole(needed + self.low_margin * spread) > current:
             number = _whole(wanted)
         elif top < current:
             small = current - top < self.least_cut * spread
-            if small or seen.at - reduced_at < self.pause_seconds:
+            if small or seen.at - reduced_at < pause:
                 held = f", {current} stay: too few to go" if small else ", soon after"
             else:
                 number, reduced_at = top, seen.at
@@ -100,6 +102,15 @@ class Predictive:
             figures=demand.figures(estimate),
         )
         return decided, PredictiveState(demand, wishes, reduced_at)
+
+    def _hold(self, estimate: Estimate, lead_seconds: float) -> float:
+        """Return how long a wish is remembered, in seconds."""
+        return (
+            self.hold_seconds
+            + self.hold_leads * lead_seconds
+            + self.hold_calls * estimate.seconds
+            + self.peaked_seconds * (estimate.peakedness - 1)
+        )
 
 
 def _whole(wanted: float) -> int:
