@@ -211,6 +211,25 @@ def test_predictive_reports_what_it_estimated() -> None:
     assert {"peakedness", "skill", "completions_trend", "expected"} <= figures.keys()
 
 
+def test_predictive_tells_when_calls_or_contexts_grow() -> None:
+    """By a tenth of the last value each minute; what shrinks or stays is not worth a word."""
+    grows = [
+        replace(one, mean_seconds=5.0 + 0.1 * number, tokens_per_call=1000.0)
+        for number, one in enumerate(steady(11))
+    ]
+    wider = [replace(one, tokens_per_call=1000.0 + 20 * one.at) for one in steady(21)]
+
+    longer = last(by_name("predictive"), grows)
+    larger = last(by_name("predictive"), wider)
+
+    assert ", seconds of a call +10% a minute" in longer.reason
+    assert "tokens of a call" not in longer.reason
+    assert 0.6 == pytest.approx(longer.figures["seconds_trend"])
+    assert ", tokens of a call +24% a minute" in larger.reason
+    assert 1200.0 == pytest.approx(larger.figures["tokens_trend"])
+    assert "of a call" not in last(by_name("predictive"), steady(21)).reason
+
+
 def test_the_state_of_predictive_stays_small() -> None:
     policy, state = by_name("predictive"), by_name("predictive").start()
     for number in range(5000):
@@ -219,7 +238,8 @@ def test_the_state_of_predictive_stays_small() -> None:
 
     assert len(state.demand.trend.samples) <= 64
     assert len(state.demand.trend.pending) <= 64
-    assert len(state.demand.completions) <= 64
+    assert len(state.demand.made.ends) <= 64
+    assert len(state.demand.made.sizes) <= 64
     assert len(state.wishes) <= 60
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from tierpool.scaling.policies.trend import Samples, Trend, sampled, slope
+from tierpool.scaling.policies.trend import Calls, Trend
 from tierpool.scaling.policies.windows import weight
 from tierpool.scaling.policy import Observation
 
@@ -88,7 +88,7 @@ class Demand:
     variance: float = 0.0
     """Of the calls in the pool, waiting or under way."""
     trend: Trend = field(default_factory=Trend)
-    completions: Samples = ()
+    made: Calls = field(default_factory=Calls)
 
     def see(
         self,
@@ -132,9 +132,8 @@ class Demand:
             "drain": estimate.drain,
             "peakedness": estimate.peakedness,
             "arrivals_trend": 60 * self.trend.per_second,
-            "completions_trend": 60 * slope(self.completions),
             "skill": self.trend.skill,
-        }
+        } | self.made.figures()
 
     def _waiting(self, busy: int, backlog: int, instances: int) -> tuple[int, int]:
         """Return the calls that wait, and all calls in the pool.
@@ -173,9 +172,6 @@ class Demand:
         tuning: Tuning,
     ) -> Demand:
         """Move the averages by the time that has gone."""
-        ended, ends = seen.completions_per_second, self.completions
-        if ended is not None:
-            ends = sampled(ends, seen.at, ended)
         gone, level = _EVERY_SECONDS, rate
         # the variance of Poisson arrivals, until there is a measured one
         mean, variance = float(calls), float(calls)
@@ -197,7 +193,7 @@ class Demand:
             mean=mean,
             variance=variance,
             trend=self.trend.see(seen.at, rate, lead_seconds),
-            completions=ends,
+            made=self.made.see(seen),
         )
 
 

@@ -97,7 +97,7 @@ class Predictive:
         decided = Decision(
             instances=number,
             constraint="demand",
-            reason=_reason(estimate, wanted) + held,
+            reason=_reason(estimate, wanted) + demand.made.told() + held,
             wanted=wanted,
             figures=demand.figures(estimate),
         )

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tierpool.scaling.policies.windows import weight
+from tierpool.scaling.policy import Observation
 
-__all__ = ["Samples", "Trend", "sampled", "slope"]
+__all__ = ["Calls", "Samples", "Trend", "sampled", "slope"]
 
 WINDOW_SECONDS = 300.0
 _SMOOTH_SECONDS = 60.0
@@ -22,6 +23,7 @@ _RATE_SECONDS = 30.0
 _DAMPED = 0.5
 _JUDGED = 60
 """Forecasts before skill is spoken of: ten minutes of them, every 10 s."""
+_WORTH_TELLING = 0.05
 _MOST = 64
 """Of samples and of open forecasts, whatever the time between decisions."""
 
@@ -82,6 +84,58 @@ class Trend:
         left = tuple(one for one in self.pending if one[0] > at)
         pending = (*left, (at + ahead, smooth, guess))[-_MOST:]
         return Trend(samples, smooth, pending, average, trend, judged)
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """How calls have changed within five minutes: their ends, durations and sizes.
+
+    Means follow a change by themselves; where it leads to is for people to know,
+    before longer calls or contexts meet a limit.
+    """
+
+    ends: Samples = ()
+    """Completions per second."""
+    durations: Samples = ()
+    """Mean seconds of a call."""
+    sizes: Samples = ()
+    """Mean tokens of a call, input and output together."""
+
+    def see(self, seen: Observation) -> Calls:
+        """Add what is known."""
+        return Calls(
+            _added(self.ends, seen.at, seen.completions_per_second),
+            _added(self.durations, seen.at, seen.mean_seconds),
+            _added(self.sizes, seen.at, seen.tokens_per_call),
+        )
+
+    def figures(self) -> dict[str, float]:
+        """Return the changes in a minute."""
+        return {
+            "completions_trend": 60 * slope(self.ends),
+            "seconds_trend": 60 * slope(self.durations),
+            "tokens_trend": 60 * slope(self.sizes),
+        }
+
+    def told(self) -> str:
+        """Say which of the means grow by 5 % a minute or more; empty: none."""
+        means = ("seconds", self.durations), ("tokens", self.sizes)
+        growth = ((name, _growth(samples)) for name, samples in means)
+        return "".join(
+            f", {name} of a call +{share:.0%} a minute"
+            for name, share in growth
+            if share >= _WORTH_TELLING
+        )
+
+
+def _added(samples: Samples, at: float, value: float | None) -> Samples:
+    return samples if value is None else sampled(samples, at, value)
+
+
+def _growth(samples: Samples) -> float:
+    """Return the change in a minute as a share of the last value."""
+    last = samples[-1][1] if samples else 0.0
+    return 60 * slope(samples) / last if last > 0 else 0.0
 
 
 def sampled(samples: Samples, at: float, value: float) -> Samples:
