@@ -1,8 +1,8 @@
 """A burst of ten times the base rate, scaled by forecast and by threshold in turns.
 
-Starts a Temporal server, a provider, and for each policy a fleet of its own with
-`tierpool autoscale --act processes`; gives each the same load, one after the other,
-prints a table, and at last one line of JSON. See README.md beside this file.
+Starts a Temporal server, a provider, and for each burst a fleet of its own with
+`tierpool autoscale --act processes`; gives each policy the same load, one after the
+other, prints a table, and at last one line of JSON. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -102,7 +102,7 @@ class Seen:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def fleet_file(folder: Path, policy: str, base_url: str) -> Path:
+def fleet_file(folder: Path, policy: str, turn: int, base_url: str) -> Path:
     """Write a fleet with one role of one call."""
     folder.mkdir(parents=True)
     (folder / "clerk.md").write_text("Answer.\n")
@@ -125,7 +125,7 @@ def fleet_file(folder: Path, policy: str, base_url: str) -> Path:
     }
     whole = {
         "version": 1,
-        "fleet": f"bench-live-{policy}",
+        "fleet": f"bench-live-{policy}-{turn}",
         "tiers": {"standard": tier},
         "agents": {"clerk": {"prompt": "clerk.md", "tier": "standard"}},
         "flows": {"work": flow},
@@ -135,24 +135,25 @@ def fleet_file(folder: Path, policy: str, base_url: str) -> Path:
     return path
 
 
-async def one_policy(
-    stack: AsyncExitStack, scratch: Path, policy: str, address: str, base_url: str
-) -> tuple[Client, Path, FleetProcess]:
-    """Start a fleet: its flows and control, and an autoscaler with worker processes."""
-    file = fleet_file(scratch / policy, policy, base_url)
+@asynccontextmanager
+async def one_fleet(
+    scratch: Path, policy: str, turn: int, address: str, base_url: str
+) -> AsyncIterator[tuple[Client, Path, FleetProcess]]:
+    """Run a fleet: its flows and control, and an autoscaler with worker processes."""
+    folder = scratch / f"{policy}-{turn}"
+    file = fleet_file(folder, policy, turn, base_url)
     own = {"fleet": file, "address": address}
     rest = ("--flows", "--control", "--http", "off")
-    log = scratch / f"{policy}-rest.log"
-    await stack.enter_async_context(fleet_process(*rest, log=log, **own))
     options = ("--act", "processes", "--every", "5", "--http", "127.0.0.1:0")
-    scaler = await stack.enter_async_context(
-        fleet_process(
-            *options, log=scratch / f"{policy}-scaler.log", name="autoscale", **own
-        )
-    )
-    client = await Client.connect(address, plugins=[TierpoolPlugin(load_fleet(file))])
-    await scaler.saw("process.ready")
-    return client, file, scaler
+    log = folder / "scaler.log"
+    async with (
+        fleet_process(*rest, log=folder / "rest.log", **own),
+        fleet_process(*options, log=log, name="autoscale", **own) as scaler,
+    ):
+        plugin = TierpoolPlugin(load_fleet(file))
+        client = await Client.connect(address, plugins=[plugin])
+        await scaler.saw("process.ready")
+        yield client, file, scaler
 
 
 async def drive(client: Client, policy: str, load: Load, turn: int) -> list[int]:
@@ -231,17 +232,14 @@ async def measure(args: argparse.Namespace) -> list[Seen]:
                 python("-m", "tierpool.testing.provider", *arguments,
                        log=scratch / "provider.log")
             )  # fmt: skip
-            fleets = {
-                policy: await one_policy(
-                    stack, scratch, policy, server.address, provider.said["base_url"]
-                )
-                for policy in POLICIES
-            }
+            url = provider.said["base_url"]
             found = {policy: Seen(policy) for policy in POLICIES}
             for turn in range(args.rounds):
                 progress(f"round {turn + 1} of {args.rounds}")
                 for policy in POLICIES if turn % 2 == 0 else POLICIES[::-1]:
-                    seen = await measure_one(*fleets[policy], policy, load, turn)
+                    fresh = one_fleet(scratch, policy, turn, server.address, url)
+                    async with fresh as fleet:
+                        seen = await measure_one(*fleet, policy, load, turn)
                     found[policy].add(seen)
             return list(found.values())
 
