@@ -10,6 +10,7 @@ from temporalio.client import Client
 
 from tierpool import TierpoolPlugin, load_fleet
 from tierpool.client import flow_result, pools_of
+from tierpool.pools.announce import living_workers
 from tierpool.testing import Reply
 from tierpool.worker import Served
 
@@ -28,6 +29,16 @@ def four_to(count: int) -> Callable[[str], str]:
     return lambda text: text.replace("max_instances: 4", new, 1)
 
 
+async def reports(fleet: Running) -> None:
+    """Wait until a worker with pools has reported: `apply` asks those that have."""
+    async with asyncio.timeout(30):
+        while True:
+            known = await living_workers(fleet.client, fleet.fleet.name)
+            if any(worker.pools for worker in known or ()):
+                return
+            await asyncio.sleep(0.05)
+
+
 async def test_running_pool_follows_the_file_and_items_go_on(
     running: Start, tierpool: Command
 ) -> None:
@@ -37,6 +48,7 @@ async def test_running_pool_follows_the_file_and_items_go_on(
     fleet.provider.default(Reply("fine", gate=gate))
     handles = [await fleet.start("review") for _ in range(8)]
     await fleet.provider.until(lambda books: books.in_flight == 4)
+    await reports(fleet)
 
     rewrite(fleet, four_to(0))
     paused = await tierpool("apply", "--json")
@@ -76,6 +88,7 @@ agents:"""
         return text.replace("\nagents:", more)
 
     rewrite(fleet, change)
+    await reports(fleet)
     ran = await tierpool("apply")
     status = await tierpool("status", "--json")
 
@@ -98,6 +111,7 @@ async def test_later_workers_follow_too_until_it_is_withdrawn(
     client = plugged(fleet.client, fleet.fleet)
     nobody = await tierpool("apply")
     async with working(client, fleet.fleet, Served(pools=("nano",))):
+        await reports(fleet)
         rewrite(fleet, four_to(7))
         dry = await tierpool("apply", "--dry-run")
         before = pools_of(client)["nano"].limit
@@ -118,7 +132,8 @@ async def test_without_a_keeper_it_says_how_to_start_one(
     running: Start, tierpool: Command
 ) -> None:
     """`apply` needs a worker with --control, and names it."""
-    await running(REVIEW, served=WITHOUT_CONTROL)
+    fleet = await running(REVIEW, served=WITHOUT_CONTROL)
+    await reports(fleet)
 
     ran = await tierpool("apply")
 
