@@ -68,11 +68,12 @@ def test_a_burst_is_seen_before_the_mean_of_30_s_tells_it() -> None:
     by_mean = said(untold).figures["arrivals_per_second"]
     by_both = said(row).figures["arrivals_per_second"]
 
-    assert by_mean < by_both
+    assert by_mean < 2.0
+    assert by_both > 2.5
 
 
-def test_two_calls_more_are_no_burst() -> None:
-    more = replace(CALM, at=120.0, busy=4)
+def test_five_calls_more_are_no_burst() -> None:
+    more = replace(CALM, at=120.0, busy=4, backlog=3)
 
     figures = said([*observations(0), more]).figures
 

@@ -36,8 +36,10 @@ class Tuning:
     most_peakedness: float = 16.0
     drain_waits: float = 3.0
     """A backlog should be gone within this many wait targets."""
-    sure: float = 3.0
-    """Standard deviations by which more calls must come than the 30 s tell."""
+    sure: float = 5.0
+    """Standard deviations of a Poisson count above which more calls are no chance."""
+    least_jump: int = 8
+    """Calls more than expected that are worth being noticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +152,20 @@ class Demand:
             return 0, busy
         return max(0, backlog - idle), busy + backlog
 
-    def _inflow(self, seen: Observation, calls: int, sure: float) -> float:
-        """Return calls per second that must have come since the last observation.
+    def _inflow(self, seen: Observation, calls: int, tuning: Tuning) -> float:
+        """Return calls per second that came since the last observation, if a burst.
 
-        What ended and what was added came. Less some standard deviations of a
-        Poisson count, so that a few calls more are no burst.
+        What ended and what was added came. A mean over 30 s tells of it late; but
+        only what chance does not explain is believed, and then all of it.
         """
         ended = seen.completions_per_second
         if self.at is None or ended is None or seen.at <= self.at:
             return 0.0
         gone = seen.at - self.at
         came = ended + (calls - self.calls) / gone
-        return came - sure * math.sqrt(came / gone) if came > 0 else 0.0
+        chance = self.level + tuning.sure * math.sqrt(self.level / gone)
+        jump = (came - self.level) * gone
+        return came if came > chance and jump >= tuning.least_jump else 0.0
 
     def _learn(
         self,
@@ -177,7 +181,7 @@ class Demand:
         mean, variance = float(calls), float(calls)
         if self.at is not None:
             gone = seen.at - self.at
-            now = max(rate, self._inflow(seen, calls, tuning.sure))
+            now = max(rate, self._inflow(seen, calls, tuning))
             rising = now > self.level
             constant = tuning.rise_seconds if rising else tuning.fall_seconds
             level = self.level + weight(gone, constant) * (now - self.level)

@@ -40,7 +40,7 @@ class Predictive:
 
     margin: float = 0.45
     low_margin: float = 0.25
-    usual_margin: float = 0.75
+    usual_margin: float = 0.5
     """Above the average of the last minutes, for the calls that are new by then."""
     hold_seconds: float = 45.0
     """Down to the highest wish of this time."""
