@@ -39,7 +39,7 @@ check: $(VENV)/.test ## Quick checks: lint, types, layers, unit tests
 	@$(BIN)/ruff check && $(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python -m pytest tests/unit -q
+	@$(BIN)/python -m pytest tests/unit -q -n 2 --dist loadfile
 
 histories: $(VENV)/.test ## Record the histories that have no file yet (NAMES=… records again)
 	@$(BIN)/python -m tests.histories.record $(NAMES)
