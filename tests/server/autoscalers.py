@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -127,11 +126,3 @@ async def until(holds: Callable[[], Any], seconds: float = 30) -> None:
 async def state_of(fleet: Running) -> ScalingState:
     handle = fleet.client.get_workflow_handle(scaling_id(fleet.fleet.name))
     return await handle.query("scaling", result_type=ScalingState)
-
-
-async def fetched(url: str) -> str:
-    def fetch() -> str:
-        with urllib.request.urlopen(url, timeout=10) as response:
-            return str(response.read().decode())
-
-    return await asyncio.to_thread(fetch)

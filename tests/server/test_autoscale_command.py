@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 from temporalio.testing import WorkflowEnvironment
@@ -15,9 +17,9 @@ from tierpool.devserver.processes import Identity
 from tierpool.testing import Reply
 from tierpool.worker import Served
 
-from .autoscalers import fetched, following, state_of, until
+from .autoscalers import following, state_of, until
 from .conftest import FLEET, REVIEW, Command, Running, Start, nano
-from .worker_process import WorkerProcess, tierpool_process
+from .worker_process import WorkerProcess, fetched, tierpool_process
 
 TWO = FLEET.replace(
     "max_instances: 4", "max_instances: 2, scaling: {policy: fixed, min_workers: 2}", 1
@@ -35,6 +37,22 @@ PROCESSES = ("--act", "processes", *NANO)
 def events(process: WorkerProcess, name: str) -> list[dict[str, object]]:
     lines = [json.loads(line) for line in process.output if line.startswith("{")]
     return [line for line in lines if line["event"] == name]
+
+
+@asynccontextmanager
+async def calling(
+    running: Start, server: WorkflowEnvironment, count: int
+) -> AsyncIterator[tuple[Running, asyncio.Event, WorkerProcess, list[ItemHandle]]]:
+    """Run an autoscaler whose worker processes make calls, which a gate lets end."""
+    fleet = await running(REVIEW, base=TWO, served=Served(flows=True, control=True))
+    gate = asyncio.Event()
+    fleet.provider.default(Reply("fine", gate=gate))
+    address = server.client.service_client.config.target_host
+    started = tierpool_process("autoscale", address, fleet.fleet, *PROCESSES)
+    async with started as process:
+        handles = [await fleet.start("review") for _ in range(count)]
+        await fleet.provider.until(lambda books: books.in_flight == count)
+        yield fleet, gate, process, handles
 
 
 async def test_when_the_leader_is_killed_another_leads_after_its_silence(
@@ -83,14 +101,7 @@ async def test_when_the_leader_is_killed_another_leads_after_its_silence(
 async def test_workers_of_a_killed_autoscaler_drain_and_lose_no_call(
     running: Start, server: WorkflowEnvironment
 ) -> None:
-    fleet = await running(REVIEW, base=TWO, served=Served(flows=True, control=True))
-    gate = asyncio.Event()
-    fleet.provider.default(Reply("fine", gate=gate))
-    address = server.client.service_client.config.target_host
-    async with tierpool_process(
-        "autoscale", address, fleet.fleet, *PROCESSES
-    ) as process:
-        handles = await calls_under_way(fleet, 4)
+    async with calling(running, server, 4) as (fleet, gate, process, handles):
         pids = [int(str(one["pid"])) for one in events(process, "process.started")]
         process.process.kill()
         await until(lambda: len(events(process, "worker.draining")) == 2)
@@ -110,14 +121,7 @@ async def test_a_second_signal_aborts_what_drains(
     running: Start, server: WorkflowEnvironment
 ) -> None:
     """Who does not want to wait for calls presses Ctrl-C again."""
-    fleet = await running(REVIEW, base=TWO, served=Served(flows=True, control=True))
-    gate = asyncio.Event()
-    fleet.provider.default(Reply("fine", gate=gate))
-    address = server.client.service_client.config.target_host
-    async with tierpool_process(
-        "autoscale", address, fleet.fleet, *PROCESSES
-    ) as process:
-        handles = await calls_under_way(fleet, 1)
+    async with calling(running, server, 1) as (_, gate, process, handles):
         process.process.send_signal(signal.SIGINT)
         await process.logged("supervisor.draining")
         process.process.send_signal(signal.SIGINT)
@@ -152,26 +156,11 @@ async def recorded(fleet: Running, instances: int) -> None:
             await asyncio.sleep(0.1)
 
 
-async def calls_under_way(fleet: Running, count: int) -> list[ItemHandle]:
-    handles = [await fleet.start("review") for _ in range(count)]
-    await fleet.provider.until(lambda books: books.in_flight == count)
-    return handles
-
-
 async def test_worker_processes_come_with_the_lead_and_drain_with_the_end(
     running: Start, server: WorkflowEnvironment
 ) -> None:
     """The command itself: processes start, make calls, are shown, and finish at SIGTERM."""
-    fleet = await running(REVIEW, base=TWO, served=Served(flows=True, control=True))
-    gate = asyncio.Event()
-    fleet.provider.default(Reply("fine", gate=gate))
-    address = server.client.service_client.config.target_host
-    options = ("--act", "processes", "--pool", "nano", "--every", "1")
-    async with tierpool_process(
-        "autoscale", address, fleet.fleet, *options, "--http", "127.0.0.1:0"
-    ) as process:
-        handles = [await fleet.start("review") for _ in range(4)]
-        await fleet.provider.until(lambda books: books.in_flight == 4)
+    async with calling(running, server, 4) as (fleet, gate, process, handles):
         url = (await process.logged("autoscaler.listens"))["url"]
         page = await fetched(f"{url}/metrics")
         health = json.loads(await fetched(f"{url}/health"))

@@ -16,8 +16,9 @@ from tierpool.pools.autoscaler.kubernetes import Cluster, Deployments
 from tierpool.pools.autoscaler.pages import serve_autoscaler
 from tierpool.pools.endpoint import Listen
 
-from .autoscalers import EIGHT, Wanting, fetched, scaler, state_of
+from .autoscalers import EIGHT, Wanting, scaler, state_of
 from .conftest import REVIEW, Start
+from .worker_process import fetched
 
 
 @dataclass

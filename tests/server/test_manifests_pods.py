@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,7 +16,7 @@ from tierpool.config import load_fleet
 from tierpool.manifests import Settings
 from tierpool.telemetry import METRIC_DESIRED
 
-from .worker_process import WorkerProcess
+from .worker_process import WorkerProcess, fetched, process_of
 
 FLEET = """\
 version: 1
@@ -54,36 +52,15 @@ async def started(
     for source in inside["envFrom"]:
         if "configMapRef" in source:
             env |= maps[source["configMapRef"]["name"]]["data"]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tierpool", *args, "--verbose"),
-        env=env,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    running = WorkerProcess(process)
-    reading = asyncio.create_task(running.read())
-    try:
-        yield running
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await reading
-
-
-async def _get(url: str) -> str:
-    def get() -> str:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return str(answer.read().decode())
-
-    return await asyncio.to_thread(get)
+    async with process_of((*args, "--verbose"), env) as process:
+        yield process
 
 
 async def _desired(url: str) -> dict[str, float]:
     """Wait for the metric that HPA and KEDA scale by; return its value by pool."""
     async with asyncio.timeout(60):
         while True:
-            families = text_string_to_metric_families(await _get(f"{url}/metrics"))
+            families = text_string_to_metric_families(await fetched(f"{url}/metrics"))
             samples = [s for f in families for s in f.samples]
             found = {
                 s.labels["pool"]: s.value
@@ -120,7 +97,7 @@ async def test_pods_get_ready_keep_a_journal_and_serve_the_metric(
         for name in workers:
             await running[name].logged("worker.started")
             url = (await running[name].logged("worker.listens"))["url"]
-            await _get(f"{url}/ready")  # an error unless it is 200
+            await fetched(f"{url}/ready")  # an error unless it is 200
         url = (await running["pods-autoscaler"].logged("autoscaler.listens"))["url"]
         desired = await _desired(url)
         journals = list((tmp_path / "pods-nano" / "volumes" / "state").rglob("*.lease"))

@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+import urllib.request
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,10 +65,20 @@ async def tierpool_process(
     command: str, address: str, fleet: LoadedFleet, *arguments: str, **env: str
 ) -> AsyncIterator[WorkerProcess]:
     """Start a command that runs until it is killed."""
+    line = (command, "--file", str(fleet.path), *arguments)
+    around = os.environ | {"TEMPORAL_ADDRESS": address} | env
+    async with process_of(line, around) as process:
+        yield process
+
+
+@asynccontextmanager
+async def process_of(
+    line: Sequence[str], env: Mapping[str, str]
+) -> AsyncIterator[WorkerProcess]:
+    """Run `tierpool` with these arguments in this environment; it ends with the block."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tierpool", command, "--file", str(fleet.path)),
-        *arguments,
-        env=os.environ | {"TEMPORAL_ADDRESS": address} | env,
+        *(sys.executable, "-m", "tierpool", *line),
+        env=env,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -80,3 +91,11 @@ async def tierpool_process(
             process.kill()
         await process.wait()
         await reading
+
+
+async def fetched(url: str) -> str:
+    def fetch() -> str:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return str(response.read().decode())
+
+    return await asyncio.to_thread(fetch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
@@ -23,10 +22,10 @@ from tierpool.cli.common import (
     print_json,
     table,
 )
+from tierpool.cli.numbers import read_time
 from tierpool.pools.costs import BY, CostRow, CostsReport
 from tierpool.pools.spending import costs_of_fleet
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _MOST = timedelta(days=7)
 _SHOWN = 50
 _COLUMNS = (
@@ -72,13 +71,12 @@ async def command(args: argparse.Namespace) -> int:
 
 
 def _since(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,5})([mhd])", text)
-    if found is None:
+    since = read_time(text)
+    if since is None:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no time; write a number of minutes, hours or days, such as "
             "30m, 24h or 7d"
         )
-    since = timedelta(**{_UNITS[found[2]]: int(found[1])})
     if not timedelta() < since <= _MOST:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not within 7 days: the ledger keeps 168 hours"

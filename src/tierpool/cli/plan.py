@@ -12,7 +12,7 @@ from typing import Any
 from tierpool.blueprint import Price
 from tierpool.budget.cost import cost_usd
 from tierpool.cli.common import DONE, console, load, print_json
-from tierpool.cli.numbers import number
+from tierpool.cli.numbers import number, whole
 from tierpool.cli.plan_output import Asked, as_document, render
 from tierpool.cli.recording import RECORDED, recorded, since_of
 from tierpool.cli.simulated import cost_of_trace
@@ -79,7 +79,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="p95 of the waits; default: wait_target_secs of the pool's scaling",
     )  # fmt: skip
     this.add_argument(
-        "--workers", type=_count, metavar="N", help="spread the slots over so many"
+        "--workers",
+        type=whole(1, 1000),
+        metavar="N",
+        help="spread the slots over so many",
     )
     this.add_argument(
         "--calls-per-item", type=number(0.001, 1e6), metavar="N",
@@ -103,7 +106,7 @@ def _add_given(this: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     for kind in ("input", "output"):
         group.add_argument(
-            f"--{kind}-tokens", type=_tokens, metavar="N",
+            f"--{kind}-tokens", type=whole(0, 10_000_000), metavar="N",
             help=f"mean {kind} tokens of a call, for dollars and rates (--rate)",
         )  # fmt: skip
     group.add_argument(
@@ -344,19 +347,3 @@ def _services(args: argparse.Namespace, trace: Trace) -> tuple[Sequence[float], 
 def _items_per_day(calls: Sequence[RecordedCall]) -> float | None:
     span = calls[-1].seconds - calls[0].seconds if calls else 0.0
     return len({call.item for call in calls}) / span * 86_400 if span > 0 else None
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be a whole number from 1 to 1000"
-        )
-    return int(text)
-
-
-def _tokens(text: str) -> int:
-    if not text.isdecimal() or int(text) > 10_000_000:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be a whole number from 0 to 10000000"
-        )
-    return int(text)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from tierpool.cli.common import DONE, connected, console, many, plain, print_json
+from tierpool.cli.numbers import read_time
 from tierpool.errors import UsageError
 from tierpool.fleet import LoadedFleet
 from tierpool.pools.recorded import Recorded, recorded_calls
@@ -21,7 +21,6 @@ __all__ = ["RECORDED", "check_target", "record", "recorded", "since_of"]
 RECORDED = "recorded:"
 """Begins the name of a trace that is read from the running fleet."""
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=30)
 
 
@@ -97,9 +96,8 @@ def check_target(option: str, path: Path, ending: str) -> None:
 
 def since_of(text: str) -> timedelta:
     """Read a time such as 30m, 24h or 7d, for argparse."""
-    found = re.fullmatch(r"(\d{1,5})([mhd])", text)
-    since = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else timedelta()
-    if not timedelta() < since <= _LONGEST:
+    since = read_time(text)
+    if since is None or not timedelta() < since <= _LONGEST:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no time within 30 days; write a number of minutes, hours or "
             "days, such as 30m, 24h or 7d"

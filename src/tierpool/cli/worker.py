@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import re
 import socket
 from contextlib import AsyncExitStack
@@ -15,6 +14,7 @@ import structlog
 from temporalio.runtime import Runtime
 
 from tierpool.cli.common import DONE, USAGE, connected, load
+from tierpool.cli.numbers import read_number
 from tierpool.errors import UsageError
 from tierpool.fleet import LoadedFleet
 from tierpool.pools.endpoint import Listen, metrics_runtime
@@ -209,10 +209,7 @@ def _count(text: str) -> int:
 
 def seconds_of(text: str) -> float:
     """Read an option that is a number of seconds."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    seconds = read_number(text)
     if not 0 <= seconds <= timedelta(days=365).total_seconds():
         raise argparse.ArgumentTypeError(
             f"{text!r} is no number of seconds from 0 up to a year"

@@ -85,9 +85,11 @@ def _autoscale(
     known = state.wishes or ((seen.at, current),)  # the autoscaler begins so, too
     wishes = highest(known, seen.at, wish, _STABLE_SECONDS)
     before = sizes[0][1] if sizes else current
-    number = int(wishes[0][1]) if wish < current else wish
-    number = min(number, current) if wish < current else number
-    number = min(number, max(2 * before, before + 4)) if wish > current else number
+    number = current
+    if wish < current:
+        number = min(int(wishes[0][1]), current)
+    elif wish > current:
+        number = min(wish, max(2 * before, before + 4))
     reason = f"{total} / {target:g} is {total / target:.1f}"
     decided = Decision(number, "demand", reason, total / target)
     return decided, Autoscaled(wishes, (*sizes, (seen.at, current)))
